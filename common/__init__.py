@@ -1,0 +1,1 @@
+"""The core that the papers share. It never imports `papers`."""

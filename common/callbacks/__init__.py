@@ -1,0 +1,5 @@
+"""Lightning callbacks."""
+
+from common.callbacks.bookkeeping import Bookkeeping
+
+__all__ = ["Bookkeeping"]
