@@ -9,7 +9,7 @@ import multiprocessing
 import os
 import signal
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol
@@ -18,7 +18,7 @@ from common import runs
 from common.errors import UserError
 from common.runs import Folder, RunSpec
 
-PRELOAD = ["torch", "pytorch_lightning", "common.trainer"]
+PRELOAD = ("torch", "pytorch_lightning", "common.trainer")
 
 
 @dataclass(frozen=True)
@@ -109,13 +109,16 @@ def cores() -> int:
 
 
 class LocalEngine:
-    """Runs on this machine: as many at once as `slots` allows. `slots=1` is the serial engine."""
+    """Runs on this machine: as many at once as `slots` allows. `slots=1` is the serial engine.
 
-    def __init__(self, slots: int | None = None, gpus: int = 0):
+    modules: what the runs will import; the server process imports them once, before the first fork.
+    """
+
+    def __init__(self, slots: int | None = None, gpus: int = 0, modules: Iterable[str] = ()):
         self.slots = slots or (gpus if gpus else cores())
         self._gpus = list(range(gpus))
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(PRELOAD)
+        self._context.set_forkserver_preload([*PRELOAD, *sorted(set(modules) - set(PRELOAD))])
         self._running: dict[Connection, tuple[RunSpec, Any, int | None]] = {}
         self._free_gpus = list(self._gpus)
 
