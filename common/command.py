@@ -113,7 +113,7 @@ def list_papers() -> int:
         for preset in paper.presets:
             table.add_row(name, preset.name, preset.cost, preset.description)
     console = Console()
-    console.print(table if console.is_terminal else table, soft_wrap=not console.is_terminal)
+    console.print(table, soft_wrap=not console.is_terminal)
     return 0
 
 

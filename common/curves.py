@@ -24,7 +24,7 @@ class Curves:
         """Add one row a name. Rows reach the disk for certain only at `sync`."""
         if self._file is None:
             new = not self.path.exists() or self.path.stat().st_size == 0
-            self._file = open(self.path, "a", encoding="utf-8", newline="")
+            self._file = open(self.path, "a", encoding="utf-8", newline="")  # noqa: SIM115 - it stays open
             if new:
                 self._file.write(",".join(COLUMNS) + "\n")
         for name, value in values.items():

@@ -73,6 +73,7 @@ def _child(spec: RunSpec, sender: Connection, gpu: int | None) -> None:
         folder.listen_for_stop()
 
     _set_threads(spec.execution.threads)
+    message: tuple[str, Any]
     try:
         message = ("end", runs.execute(spec, report, on_folder))
     except (UserError, OSError) as error:
@@ -98,9 +99,11 @@ def probe_devices() -> dict[str, Any]:
     """What this machine has: {"cuda": number of GPUs, "mps": bool, "amx_bf16": bool}. Imports torch."""
     import torch
 
-    return {"cuda": torch.cuda.device_count() if torch.cuda.is_available() else 0,
-            "mps": torch.backends.mps.is_available(),
-            "amx_bf16": bool(torch.cpu.get_capabilities().get("amx_bf16"))}
+    return {
+        "cuda": torch.cuda.device_count() if torch.cuda.is_available() else 0,
+        "mps": torch.backends.mps.is_available(),
+        "amx_bf16": bool(torch.cpu.get_capabilities().get("amx_bf16")),
+    }
 
 
 def cores() -> int:

@@ -21,7 +21,13 @@ class Diverged(Exception):
 
 def is_machine_trouble(error: BaseException) -> bool:
     """Whether the disk is full or a folder cannot be written: the user's to mend, whatever was being done."""
-    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
+    return isinstance(error, OSError) and error.errno in (
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.EACCES,
+        errno.EPERM,
+        errno.EROFS,
+    )
 
 
 def describe(error: BaseException) -> str:

@@ -74,7 +74,7 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Preset:
-    """A scale at which a paper is reproduced. cost: in words, for `list`. bf16: allowed where the device is good at it."""
+    """A scale of reproduction. cost: in words, for `list`. bf16: allowed where the device is fast at it."""
 
     name: str
     experiments: tuple[Experiment, ...]
@@ -89,7 +89,7 @@ class Preset:
 
 @dataclass(frozen=True)
 class Paper:
-    """One paper. function: its run function, "package.module:name". check_config: raises on a config key nobody reads."""
+    """One paper. function: its run function, "package.module:name". check_config: raises on a key nobody reads."""
 
     name: str
     title: str
@@ -126,7 +126,9 @@ def parse_seeds(text: str | None) -> list[int] | None:
     if "," not in text:
         return list(range(FIRST_CONFIRMING_SEED, FIRST_CONFIRMING_SEED + numbers[0]))
     if min(numbers) < FIRST_CONFIRMING_SEED <= max(numbers):
-        raise UserError(f"seeds '{text}' mix exploring (below {FIRST_CONFIRMING_SEED}) and confirming ones: run them apart")
+        raise UserError(
+            f"seeds '{text}' mix exploring (below {FIRST_CONFIRMING_SEED}) and confirming ones: run them apart"
+        )
     return numbers
 
 
@@ -139,10 +141,18 @@ def choose(kind: str, wanted: Sequence[str] | None, known: Iterable[str]) -> lis
     return [name for name in known if not wanted or name in wanted]
 
 
-def expand(paper: Paper, preset: Preset, root: Path, execution: Execution, locate: Callable[[DataSource], Data],
-           seeds: list[int] | None = None, methods: Sequence[str] | None = None,
-           experiments: Sequence[str] | None = None, data_dir: Path | None = None,
-           tensorboard: bool = False) -> list[RunSpec]:
+def expand(
+    paper: Paper,
+    preset: Preset,
+    root: Path,
+    execution: Execution,
+    locate: Callable[[DataSource], Data],
+    seeds: list[int] | None = None,
+    methods: Sequence[str] | None = None,
+    experiments: Sequence[str] | None = None,
+    data_dir: Path | None = None,
+    tensorboard: bool = False,
+) -> list[RunSpec]:
     """The runs of a preset: experiments x seeds x methods, with the runs that they need, each once, needs first.
 
     root: the folder `runs` (or OUT). locate: finds a data set without reading it. Seeds below 1000 go to the folder
@@ -165,10 +175,20 @@ def expand(paper: Paper, preset: Preset, root: Path, execution: Execution, locat
         }
         function = experiment.functions.get(method) or experiment.function or paper.function
         specs[folder] = RunSpec(
-            paper=paper.name, preset=scale, experiment=experiment.name, method=method, seed=seed, function=function,
-            config=config, folder=folder, execution=Execution(**{**vars(execution), "threads": experiment.threads}),
-            data=tuple(locate(source) for source in experiment.data), needs=needs, exclusive=experiment.exclusive,
-            data_dir=data_dir, tensorboard=tensorboard,
+            paper=paper.name,
+            preset=scale,
+            experiment=experiment.name,
+            method=method,
+            seed=seed,
+            function=function,
+            config=config,
+            folder=folder,
+            execution=Execution(**{**vars(execution), "threads": experiment.threads}),
+            data=tuple(locate(source) for source in experiment.data),
+            needs=needs,
+            exclusive=experiment.exclusive,
+            data_dir=data_dir,
+            tensorboard=tensorboard,
         )
         return specs[folder]
 

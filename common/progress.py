@@ -38,17 +38,27 @@ class Display:
         self.done = 0
         self.running: dict[str, tuple[int, int, str]] = {}
         self._started = self._last_line = time.monotonic()
-        self._bar = Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-                             TextColumn("{task.fields[left]}"), console=self.console)
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[left]}"),
+            console=self.console,
+        )
         self._task = self._bar.add_task("runs", total=self.total, left="")
-        self._live = Live(self._render(), console=self.console, refresh_per_second=4) if self.console.is_terminal else None
+        self._live = (
+            Live(self._render(), console=self.console, refresh_per_second=4) if self.console.is_terminal else None
+        )
 
     def __enter__(self) -> "Display":
         if self._live:
             self._live.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._live:
             self._live.update(self._render())
             self._live.stop()
@@ -78,7 +88,8 @@ class Display:
             self.done += 1
             record = event.record
             text = record["error"] if record["status"] != "finished" else _numbers(record["metrics"])
-            self._say(f"[{self.done}/{self.total}] {name}  {record['status']}  {record['seconds']:.0f} s  {text}  {self._left()}")
+            spent = f"{record['status']}  {record['seconds']:.0f} s"
+            self._say(f"[{self.done}/{self.total}] {name}  {spent}  {text}  {self._left()}")
         if self._live:
             self._live.update(self._render())
         elif self.running and time.monotonic() - self._last_line > PLAIN_EVERY:

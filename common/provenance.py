@@ -46,10 +46,15 @@ def hardware(device: str) -> dict[str, Any]:
     model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
-        names = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+        names = [
+            line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")
+        ]
         model = names[0] if names else model
-    found: dict[str, Any] = {"device": device, "processor": model, "cores": len(os.sched_getaffinity(0))
-                             if hasattr(os, "sched_getaffinity") else os.cpu_count()}
+    found: dict[str, Any] = {
+        "device": device,
+        "processor": model,
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+    }
     if device == "cuda":
         import torch
 
@@ -70,8 +75,14 @@ def command_line() -> str:
 def of_run(code: str, data: dict[str, str], device: str) -> dict[str, Any]:
     """Provenance of one run, as results.json holds it."""
     revision, dirty = commit()
-    return {"commit": revision, "dirty": dirty, "code": code, "data": data, "versions": versions(),
-            "hardware": hardware(device)}
+    return {
+        "commit": revision,
+        "dirty": dirty,
+        "code": code,
+        "data": data,
+        "versions": versions(),
+        "hardware": hardware(device),
+    }
 
 
 def of_results() -> dict[str, Any]:

@@ -51,8 +51,12 @@ class Options:
 
     def check(self) -> None:
         """UserError for a value outside the known ones."""
-        for name, known in (("device", DEVICES), ("engine", ENGINES), ("precision", ("auto", "float32", "bfloat16")),
-                            ("compile", ("auto", "yes", "no"))):
+        for name, known in (
+            ("device", DEVICES),
+            ("engine", ENGINES),
+            ("precision", ("auto", "float32", "bfloat16")),
+            ("compile", ("auto", "yes", "no")),
+        ):
             if getattr(self, name) not in known:
                 raise UserError(f"no {name} '{getattr(self, name)}'; there is {', '.join(known)}")
         if self.time_limit is not None and self.time_limit <= 0:
@@ -79,15 +83,24 @@ def choose_execution(preset: Preset, options: Options, found: Mapping[str, Any])
     if (device == "cuda" and not found["cuda"]) or (device == "mps" and not found["mps"]):
         raise UserError(f"no {device} device on this machine: leave DEVICE out, or give DEVICE=cpu")
     if preset.needs_gpu and device == "cpu" and options.device != "cpu":
-        raise UserError(f"the preset '{preset.name}' is made for a GPU and none was found: use PRESET=quick, or give "
-                        "DEVICE=cpu to run it here all the same")
+        raise UserError(
+            f"the preset '{preset.name}' is made for a GPU and none was found: use PRESET=quick, or give "
+            "DEVICE=cpu to run it here all the same"
+        )
     precision = options.precision
     if precision == "auto":
         able = device == "cuda" or (device == "cpu" and found["amx_bf16"])
         precision = "bfloat16" if preset.bf16 and able else "float32"
     compiled = options.compile == "yes" or (options.compile == "auto" and device == "cuda")
-    return Execution(device=device, precision=precision, compile=compiled, deterministic=options.deterministic,
-                     devices=options.devices, num_nodes=options.num_nodes, strategy=options.strategy)
+    return Execution(
+        device=device,
+        precision=precision,
+        compile=compiled,
+        deterministic=options.deterministic,
+        devices=options.devices,
+        num_nodes=options.num_nodes,
+        strategy=options.strategy,
+    )
 
 
 class _Locator:
@@ -134,8 +147,18 @@ def plan(paper: Paper, options: Options, console: Console) -> tuple[list[RunSpec
     out, wanted = Path(options.out), _list(options.experiments)
 
     def runs_of(execution: Execution, experiments: list[str] | None, locate: Any) -> list[RunSpec]:
-        return expand(paper, preset, out, execution, locate, seeds, _list(options.methods), experiments, data_dir,
-                      options.tensorboard)
+        return expand(
+            paper,
+            preset,
+            out,
+            execution,
+            locate,
+            seeds,
+            _list(options.methods),
+            experiments,
+            data_dir,
+            options.tensorboard,
+        )
 
     # Names first, on nothing but the paper: a misspelt method is answered at once.
     runs_of(Execution(), wanted, lambda source: Data(source.name, source.name, ""))
@@ -200,8 +223,8 @@ def read_bench(path: Path) -> dict[str, Any] | None:
 
 
 def reproduce(paper: Paper, options: Options, console: Console | None = None) -> int:
-    """All stages. Exit status: 0 when every run finished or diverged, 1 when one failed or the time limit came, 130 after
-    Ctrl-C. Raises UserError (status 2) before or instead of training."""
+    """All stages. Exit status: 0 when every run finished or diverged, 1 when one failed or the time limit came, 130
+    after Ctrl-C. Raises UserError (status 2) before or instead of training."""
     console = console or Console()
     specs, gpus = plan(paper, options, console)
     preset = paper.preset(options.preset)
@@ -214,8 +237,11 @@ def reproduce(paper: Paper, options: Options, console: Console | None = None) ->
             results.read(previous)
     outcome = train(specs, options, gpus, console)
     if exploring:
-        console.print(f"seeds below {FIRST_CONFIRMING_SEED} explore: nothing is judged; runs are in "
-                      f"{specs[-1].folder.parents[2]}", highlight=False)
+        console.print(
+            f"seeds below {FIRST_CONFIRMING_SEED} explore: nothing is judged; runs are in "
+            f"{specs[-1].folder.parents[2]}",
+            highlight=False,
+        )
     else:
         report(paper, preset, root, console)
     if outcome.stopped:
@@ -229,8 +255,10 @@ def record(paper: Paper, options: Options, console: Console) -> int:
 
     preset, source = paper.preset(options.preset), Path(options.out) / paper.name
     if not (source / preset.name / "results.json").exists() and not (source / "bench.json").exists():
-        raise UserError(f"nothing to record: {source / preset.name / 'results.json'} is not there; run "
-                        f"make reproduce PAPER={paper.name} PRESET={preset.name} first")
+        raise UserError(
+            f"nothing to record: {source / preset.name / 'results.json'} is not there; run "
+            f"make reproduce PAPER={paper.name} PRESET={preset.name} first"
+        )
     target = paper.folder / "results"
     target.mkdir(exist_ok=True)
     if (source / preset.name / "results.json").exists():
@@ -253,6 +281,7 @@ def record(paper: Paper, options: Options, console: Console) -> int:
 
 def merge_bench(old: dict[str, Any] | None, fresh: dict[str, Any]) -> dict[str, Any]:
     """Fresh rows replace old ones of the same case, device and threads; all other old rows stay."""
+
     def key(row: Mapping[str, Any]) -> tuple[Any, ...]:
         return row["case"], row["device"], row["threads"]
 

@@ -12,8 +12,21 @@ from common.paper import Paper, Preset
 from common.runs import FIRST_CONFIRMING_SEED, read_record
 from common.schemas import SCHEMA_VERSION, dump_json, validate
 
-ROW = ("experiment", "method", "seed", "status", "stale", "error", "metrics", "seconds", "samples_per_second", "stacked",
-       "resumed", "key", "provenance")
+ROW = (
+    "experiment",
+    "method",
+    "seed",
+    "status",
+    "stale",
+    "error",
+    "metrics",
+    "seconds",
+    "samples_per_second",
+    "stacked",
+    "resumed",
+    "key",
+    "provenance",
+)
 
 
 def _folders(preset_folder: Path, preset: Preset) -> Iterable[tuple[str, str, int, Path]]:
@@ -38,8 +51,10 @@ def collect(paper: Paper, preset: Preset, root: Path) -> dict[str, Any]:
         if record is None:
             continue
         if record.get("schema_version") != SCHEMA_VERSION:
-            raise UserError(f"{folder / 'run.json'} has schema version {record.get('schema_version')}, this code writes "
-                            f"{SCHEMA_VERSION}: move the folder away, or use the code that wrote it")
+            raise UserError(
+                f"{folder / 'run.json'} has schema version {record.get('schema_version')}, this code writes "
+                f"{SCHEMA_VERSION}: move the folder away, or use the code that wrote it"
+            )
         # A run that is going on in another process has no result yet.
         status = "stopped" if record["status"] == "running" else record["status"]
         stale = code_hash(record["function"]) != record["provenance"]["code"]
@@ -69,8 +84,10 @@ def write(paper: Paper, preset: Preset, root: Path, document: dict[str, Any]) ->
     folder = root / paper.name / preset.name
     path = folder / "results.json"
     write_text(path, dump_json(document))
-    curves.gather([(e, m, s, f / "curves.csv") for e, m, s, f in _folders(folder, preset)],
-                  folder / f"{preset.name}.curves.csv.gz")
+    curves.gather(
+        [(e, m, s, f / "curves.csv") for e, m, s, f in _folders(folder, preset)],
+        folder / f"{preset.name}.curves.csv.gz",
+    )
     return path
 
 

@@ -207,15 +207,28 @@ def is_settled(spec: RunSpec) -> bool:
 def _blank_record(spec: RunSpec) -> dict[str, Any]:
     data = {located.name: located.fingerprint for located in spec.data}
     return {
-        "schema_version": 1, "experiment": spec.experiment, "method": spec.method, "seed": spec.seed,
-        "status": "running", "error": None, "metrics": {}, "seconds": 0.0, "samples_per_second": None, "stacked": 1,
-        "resumed": [], "key": spec.key, "function": spec.function,
+        "schema_version": 1,
+        "experiment": spec.experiment,
+        "method": spec.method,
+        "seed": spec.seed,
+        "status": "running",
+        "error": None,
+        "metrics": {},
+        "seconds": 0.0,
+        "samples_per_second": None,
+        "stacked": 1,
+        "resumed": [],
+        "key": spec.key,
+        "function": spec.function,
         "provenance": provenance.of_run(code_hash(spec.function), data, spec.execution.device),
     }
 
 
-def execute(spec: RunSpec, report: Callable[[int, int, Mapping[str, float]], None] | None = None,
-            on_folder: Callable[[Folder], None] | None = None) -> dict[str, Any]:
+def execute(
+    spec: RunSpec,
+    report: Callable[[int, int, Mapping[str, float]], None] | None = None,
+    on_folder: Callable[[Folder], None] | None = None,
+) -> dict[str, Any]:
     """Run one specification in this process, resuming what its folder holds, and return the record.
 
     What the run itself does never raises: a UserError, a bug, a divergence and a stop each end in the record, with the
@@ -242,8 +255,13 @@ def execute(spec: RunSpec, report: Callable[[int, int, Mapping[str, float]], Non
         folder.curves.close()
         seconds = folder.seconds()
         rate = folder.samples / seconds if folder.samples and seconds > 0 else None
-        finished = {**base, **outcome, "seconds": round(seconds, 3), "samples_per_second": rate and round(rate, 2),
-                    "resumed": folder.resumed}
+        finished = {
+            **base,
+            **outcome,
+            "seconds": round(seconds, 3),
+            "samples_per_second": rate and round(rate, 2),
+            "resumed": folder.resumed,
+        }
         write_json(spec.folder / "run.json", finished)
         return finished
 

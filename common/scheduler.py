@@ -47,8 +47,13 @@ def _interrupts(stop: Callable[[], None], kill: Callable[[], None]) -> Iterator[
             signal.signal(number, previous)
 
 
-def schedule(specs: Sequence[RunSpec], engine: Engine, on_event: Callable[[Event], None] = lambda event: None,
-             time_limit: float | None = None, settled: Outcome | None = None) -> Outcome:
+def schedule(
+    specs: Sequence[RunSpec],
+    engine: Engine,
+    on_event: Callable[[Event], None] = lambda event: None,
+    time_limit: float | None = None,
+    settled: Outcome | None = None,
+) -> Outcome:
     """Run every specification once, needs first, in the given order as far as slots allow.
 
     A run takes as many slots as it has threads (all of them when it wants more), or one on a GPU. An `exclusive` run
@@ -78,7 +83,9 @@ def schedule(specs: Sequence[RunSpec], engine: Engine, on_event: Callable[[Event
             statuses = [outcome.records.get(need.folder) for need in spec.needs.values()]
             if any(status not in (None, "finished") for status in statuses):
                 waiting.remove(spec)
-                failed = next(n.name for n in spec.needs.values() if outcome.records.get(n.folder) not in (None, "finished"))
+                failed = next(
+                    n.name for n in spec.needs.values() if outcome.records.get(n.folder) not in (None, "finished")
+                )
                 record = runs.record_failure(spec, f"it needs {failed}, which did not finish")
                 settle(spec, Event("end", spec, record=record))
                 continue

@@ -4,8 +4,8 @@ A module that `fit` trains is a LightningModule with manual optimisation and
 
     step: int                          optimisation steps done; `fit` advances it and saves it with the module
     samples_per_step: int              what the `samples` column of the curves counts
-    training_step(bounds)              do the optimisation steps range(*bounds) in order; returns {name: scalar tensor} of
-                                       the last one
+    training_step(bounds)              do the optimisation steps range(*bounds) in order; returns {name: scalar tensor}
+                                       of the last one
     evaluate() -> dict[str, float]     measured at every `evaluate_every` steps and at the end
 
 One Lightning epoch is the whole run, and its "batches" are ranges of steps: a small network does many steps in one
@@ -64,19 +64,32 @@ class StepRanges:
             step = stop
 
 
-def build_trainer(execution: Execution, callbacks: list[pl.Callback], logger: Any = False,
-                  default_root_dir: str | None = None) -> pl.Trainer:
+def build_trainer(
+    execution: Execution, callbacks: list[pl.Callback], logger: Any = False, default_root_dir: str | None = None
+) -> pl.Trainer:
     """A Trainer for one run: no loader magic, no progress bar and no checkpointing of Lightning's own."""
     accelerator = {"cpu": "cpu", "cuda": "gpu", "mps": "mps"}[execution.device]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return pl.Trainer(
-            accelerator=accelerator, devices=execution.devices, num_nodes=execution.num_nodes, strategy=execution.strategy,
-            precision=PRECISIONS[execution.precision], deterministic=execution.deterministic,  # type: ignore[arg-type]
+            accelerator=accelerator,
+            devices=execution.devices,
+            num_nodes=execution.num_nodes,
+            strategy=execution.strategy,
+            precision=PRECISIONS[execution.precision],
+            deterministic=execution.deterministic,  # type: ignore[arg-type]
             benchmark=execution.device == "cuda" and not execution.deterministic,
-            max_epochs=1, num_sanity_val_steps=0, limit_val_batches=0, use_distributed_sampler=False,
-            enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, logger=logger,
-            callbacks=callbacks, default_root_dir=default_root_dir, inference_mode=False,
+            max_epochs=1,
+            num_sanity_val_steps=0,
+            limit_val_batches=0,
+            use_distributed_sampler=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            logger=logger,
+            callbacks=callbacks,
+            default_root_dir=default_root_dir,
+            inference_mode=False,
         )
 
 

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 class Bookkeeping(pl.Callback):
     """Resumes at the start, then after each range of steps: log, evaluate, checkpoint, in this order.
 
-    The order makes resuming exact: a checkpoint at step s is written after every curve row up to s is on the disk, and a
-    resume cuts the rows after s. Values are read from the device only at `log_every`.
+    The order makes resuming exact: a checkpoint at step s is written after every curve row up to s is on the disk, and
+    a resume cuts the rows after s. Values are read from the device only at `log_every`.
     """
 
     def __init__(self, folder: Folder, schedule: "Schedule"):
@@ -48,8 +48,9 @@ class Bookkeeping(pl.Callback):
         if int(pl_module.step) == 0:  # type: ignore[arg-type]
             self._evaluate(trainer, pl_module)
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: tuple[int, int],
-                           batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: tuple[int, int], batch_idx: int
+    ) -> None:
         step, schedule = batch[1], self.schedule
         pl_module.step = step  # type: ignore[assignment]
         self.folder.samples = step * int(pl_module.samples_per_step)  # type: ignore[arg-type]

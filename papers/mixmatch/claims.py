@@ -12,10 +12,16 @@ ERROR, PERCENT = "test_error", "percent"
 LABELS = (250, 500, 1000, 2000, 4000)
 NULL = 0.0
 
-# ---------------------------------------------------------------- the paper's numbers: error in %, mean and std of 5 splits
+# ---------------------------------------------------------------- the paper's numbers: error in %, mean and std
 
-NAMES = {"mixmatch": "MixMatch", "pi-model": "the Pi-Model", "pseudo-label": "Pseudo-Label", "ssl-mixup": "MixUp (SSL)",
-         "vat": "VAT", "mean-teacher": "Mean Teacher"}
+NAMES = {
+    "mixmatch": "MixMatch",
+    "pi-model": "the Pi-Model",
+    "pseudo-label": "Pseudo-Label",
+    "ssl-mixup": "MixUp (SSL)",
+    "vat": "VAT",
+    "mean-teacher": "Mean Teacher",
+}
 TABLE5: dict[str, tuple[str, list[Number]]] = {
     "C1": ("mixmatch", [(11.08, 0.87), (9.65, 0.94), (7.75, 0.32), (7.03, 0.15), (6.24, 0.06)]),
     "C1b": ("pi-model", [(53.02, 2.05), (41.82, 1.52), (31.53, 0.98), (23.07, 0.66), (17.41, 0.37)]),
@@ -69,8 +75,16 @@ def _gain(experiment: str, baseline: str, method: str = "mixmatch", claimed: str
 
 
 def _direction(quantity: Quantity, data: str, seeds: int, stand_in: bool, paper_value: float | None = None) -> Rule:
-    return Rule(quantity=quantity, better="higher", gate=NULL, null=NULL, seeds=seeds, data=data, stand_in=stand_in,
-                paper_value=None if paper_value is None else round(paper_value, 6))
+    return Rule(
+        quantity=quantity,
+        better="higher",
+        gate=NULL,
+        null=NULL,
+        seeds=seeds,
+        data=data,
+        stand_in=stand_in,
+        paper_value=None if paper_value is None else round(paper_value, 6),
+    )
 
 
 def _margin(quantity: Quantity, gate: float, data: str, seeds: int) -> Rule:
@@ -82,8 +96,18 @@ def _level(experiment: str, method: str, number: Number, data: str, seeds: int =
     mean, std = number
     assert std is not None
     gate = round(paper_gate(mean, std, "lower"), 6)
-    return Rule(quantity=level(experiment, method, ERROR, PERCENT), better="lower", gate=gate, null=gate, seeds=seeds,
-                data=data, paper_protocol=True, paper_value=mean, paper_std=std, paper_runs=5)
+    return Rule(
+        quantity=level(experiment, method, ERROR, PERCENT),
+        better="lower",
+        gate=gate,
+        null=gate,
+        seeds=seeds,
+        data=data,
+        paper_protocol=True,
+        paper_value=mean,
+        paper_std=std,
+        paper_runs=5,
+    )
 
 
 def _best(experiment: str, *baselines: str) -> Quantity:
@@ -104,7 +128,9 @@ def _short_rules(row: str, labels: int, gap: float | None) -> dict[str, Rule]:
         rules["gpu"] = _direction(_best(experiment, "supervised", "mean-teacher"), data, 3, False)
         if labels == 250:
             rules["quick"] = _margin(_best(DIGITS, "supervised", "pseudo-label"), 8.0, DIGITS_DATA, 10)
-            rules["cpu"] = _direction(_best(experiment, "supervised", "pseudo-label", "mean-teacher"), CIFAR_CPU, 3, False)
+            rules["cpu"] = _direction(
+                _best(experiment, "supervised", "pseudo-label", "mean-teacher"), CIFAR_CPU, 3, False
+            )
     if row == "C1f":
         rules["gpu"] = _direction(_gain(experiment, "mean-teacher"), data, 3, False, gap)
         if labels == 250:
@@ -128,8 +154,11 @@ def _error_rows(table: dict[str, tuple[str, list[Number]]], data: str, words: st
             rules = {"paper": _level(f"{data}-{labels}", method, (mean, std), f"{words}, {labels} labels")}
             if data == "cifar10":
                 rules |= _short_rules(row, labels, mean - ours[i][0] if method != "mixmatch" else None)
-            note = "" if method == "mixmatch" or set(rules) == {"paper"} else (
-                f"below full scale: how many points worse than MixMatch {NAMES[method]} is")
+            note = (
+                ""
+                if method == "mixmatch" or set(rules) == {"paper"}
+                else (f"below full scale: how many points worse than MixMatch {NAMES[method]} is")
+            )
             statement = f"{words}, {labels} labels: {NAMES[method]} reaches {mean} ± {std} % error"
             claim = Claim(f"{row}.{labels}", statement, f"{source}, row {number}", True, _full_scale(rules), note)
             if i == 0:
@@ -140,14 +169,22 @@ def _error_rows(table: dict[str, tuple[str, list[Number]]], data: str, words: st
     return claims
 
 
-def _all_labels(row: str, experiment: str, against: str, words: str, value: float, partner: float, source: str,
-                note: str = "") -> Claim:
+def _all_labels(
+    row: str, experiment: str, against: str, words: str, value: float, partner: float, source: str, note: str = ""
+) -> Claim:
     """Full supervision has no std in the paper: it is judged by being better than MixMatch with 4000 labels."""
-    quantity = difference((against, "mixmatch"), (experiment, "supervised"), ERROR, PERCENT,
-                          claimed=[(experiment, "supervised")])
+    quantity = difference(
+        (against, "mixmatch"), (experiment, "supervised"), ERROR, PERCENT, claimed=[(experiment, "supervised")]
+    )
     rule = _direction(quantity, f"{words}, all labels", 5, False, partner - value)
-    return Claim(row, f"{words}, all labels, same network: {value} % error, less than MixMatch with 4000 labels", source, True,
-                 {"paper": rule}, note)
+    return Claim(
+        row,
+        f"{words}, all labels, same network: {value} % error, less than MixMatch with 4000 labels",
+        source,
+        True,
+        {"paper": rule},
+        note,
+    )
 
 
 # ---------------------------------------------------------------- Tables 1, 2, 4, 8 and section 4.3
@@ -193,9 +230,11 @@ def _large() -> list[Claim]:
     cifar100 = _level("cifar100-large-10000", "mixmatch", (25.88, 0.30), "CIFAR-100, 10000 labels, 26M parameters")
     first = "26M parameters, CIFAR-10 with 4000 labels: MixMatch 4.95 ± 0.08 % (SWA 5.00, Mean Teacher 6.28)"
     second = "26M parameters, CIFAR-100 with 10000 labels: MixMatch 25.88 ± 0.30 % (SWA 28.80)"
-    return [Claim("C4", first, "Table 1, last row", True, {"paper": cifar10}),
-            Claim("C4.4000", first, "Table 1, last row", True, {"paper": cifar10}),
-            Claim("C4.10000", second, "Table 1, last row", True, {"paper": cifar100})]
+    return [
+        Claim("C4", first, "Table 1, last row", True, {"paper": cifar10}),
+        Claim("C4.4000", first, "Table 1, last row", True, {"paper": cifar10}),
+        Claim("C4.10000", second, "Table 1, last row", True, {"paper": cifar100}),
+    ]
 
 
 def _stl10() -> list[Claim]:
@@ -203,30 +242,66 @@ def _stl10() -> list[Claim]:
     first = "STL-10, 1000 labels: MixMatch 10.18 ± 1.46 % (SWWAE 25.70, CC-GAN2 22.20)"
     direction = _direction(_gain("stl10-5000", "supervised"), "STL-10, 5000 labels", 5, False)
     second = "STL-10, 5000 labels: MixMatch 5.59 % (CutOut 12.74, IIC 11.20); judged by beating supervised training"
-    return [Claim("C5", first, "Table 2", True, {"paper": rule}), Claim("C5.1000", first, "Table 2", True, {"paper": rule}),
-            Claim("C5.5000", second, "Table 2", True, {"paper": direction})]
+    return [
+        Claim("C5", first, "Table 2", True, {"paper": rule}),
+        Claim("C5.1000", first, "Table 2", True, {"paper": rule}),
+        Claim("C5.5000", second, "Table 2", True, {"paper": direction}),
+    ]
 
 
 def _pate() -> list[Claim]:
     accuracy = "test_accuracy"
     gate = round(paper_gate(95.21, 0.17, "higher"), 6)
-    full = Rule(quantity=level("svhn-pate", "mixmatch", accuracy, PERCENT), better="higher", gate=gate, null=gate, seeds=10,
-                data="SVHN, 138 noisy answers", paper_protocol=True, paper_value=95.21, paper_std=0.17, paper_runs=10)
+    full = Rule(
+        quantity=level("svhn-pate", "mixmatch", accuracy, PERCENT),
+        better="higher",
+        gate=gate,
+        null=gate,
+        seeds=10,
+        data="SVHN, 138 noisy answers",
+        paper_protocol=True,
+        paper_value=95.21,
+        paper_std=0.17,
+        paper_runs=10,
+    )
     gain = difference((PATE, "mixmatch"), (PATE, "supervised"), accuracy, PERCENT, claimed=[(PATE, "mixmatch")])
     quick = _direction(gain, "digits 8x8, 30 teachers", 10, True)
-    epsilon = Rule(quantity=level("svhn-pate", "teachers", "epsilon", "epsilon"), better="lower", gate=0.97, null=0.97,
-                   seeds=10, data="SVHN, 250 simulated teachers", paper_value=0.97)
-    statement = "PATE on SVHN: MixMatch 95.21 ± 0.17 % accuracy at epsilon 0.97 (VAT 91.6 % at 4.96: e^4 = 55 times the loss)"
-    note = "the student sees 10,000 examples; `quick`: accuracy gained over a student that learns from the answers alone"
-    return [Claim("C6", statement, "Sec. 4.3", True, {"paper": full, "quick": quick}, note),
-            Claim("C6.epsilon", "PATE on SVHN: the labels cost a privacy loss of at most epsilon 0.97", "Sec. 4.3", True,
-                  {"paper": epsilon}, "our teachers are simulated; the paper used the published answers of 250 others")]
+    epsilon = Rule(
+        quantity=level("svhn-pate", "teachers", "epsilon", "epsilon"),
+        better="lower",
+        gate=0.97,
+        null=0.97,
+        seeds=10,
+        data="SVHN, 250 simulated teachers",
+        paper_value=0.97,
+    )
+    statement = (
+        "PATE on SVHN: MixMatch 95.21 ± 0.17 % accuracy at epsilon 0.97 (VAT 91.6 % at 4.96: e^4 = 55 times the loss)"
+    )
+    note = (
+        "the student sees 10,000 examples; `quick`: accuracy gained over a student that learns from the answers alone"
+    )
+    return [
+        Claim("C6", statement, "Sec. 4.3", True, {"paper": full, "quick": quick}, note),
+        Claim(
+            "C6.epsilon",
+            "PATE on SVHN: the labels cost a privacy loss of at most epsilon 0.97",
+            "Sec. 4.3",
+            True,
+            {"paper": epsilon},
+            "our teachers are simulated; the paper used the published answers of 250 others",
+        ),
+    ]
 
 
 def _cnn13() -> list[Claim]:
     claims = []
-    rows = (("cifar10", "CIFAR-10", 250, 85.69, 46.34), ("cifar10", "CIFAR-10", 4000, 93.16, 88.57),
-            ("svhn", "SVHN", 250, 96.41, 94.00), ("svhn", "SVHN", 1000, 96.61, 96.00))
+    rows = (
+        ("cifar10", "CIFAR-10", 250, 85.69, 46.34),
+        ("cifar10", "CIFAR-10", 4000, 93.16, 88.57),
+        ("svhn", "SVHN", 250, 96.41, 94.00),
+        ("svhn", "SVHN", 1000, 96.61, 96.00),
+    )
     for i, (data, words, labels, ours, teacher) in enumerate(rows):
         quantity = _gain(f"{data}-cnn13-{labels}", "mean-teacher")
         rule = _direction(quantity, f"{words}, {labels} labels, 13-layer network", 5, False, ours - teacher)
@@ -243,20 +318,39 @@ def _other_data() -> list[Claim]:
     mnist = "mnist-40"
     rows = [
         ("C1.textures", "generated textures: MixMatch beats supervised training", {"quick": textures}),
-        ("C1.mnist", "MNIST, 40 labels: MixMatch beats supervised training, Pseudo-Label and Mean Teacher",
-         {"cpu": _direction(_best(mnist, "supervised", "pseudo-label", "mean-teacher"), MNIST_CPU, 3, True)}),
-        ("A4.mnist", "MNIST, 40 labels: without sharpening (T=1) MixMatch is worse",
-         {"cpu": _direction(_gain(mnist, "no-sharpening"), MNIST_CPU, 3, True)}),
-        ("A6.mnist", "MNIST, 40 labels: without MixUp MixMatch is worse",
-         {"cpu": _direction(_gain(mnist, "no-mixup"), MNIST_CPU, 3, True)}),
+        (
+            "C1.mnist",
+            "MNIST, 40 labels: MixMatch beats supervised training, Pseudo-Label and Mean Teacher",
+            {"cpu": _direction(_best(mnist, "supervised", "pseudo-label", "mean-teacher"), MNIST_CPU, 3, True)},
+        ),
+        (
+            "A4.mnist",
+            "MNIST, 40 labels: without sharpening (T=1) MixMatch is worse",
+            {"cpu": _direction(_gain(mnist, "no-sharpening"), MNIST_CPU, 3, True)},
+        ),
+        (
+            "A6.mnist",
+            "MNIST, 40 labels: without MixUp MixMatch is worse",
+            {"cpu": _direction(_gain(mnist, "no-mixup"), MNIST_CPU, 3, True)},
+        ),
     ]
-    return [Claim(row, statement, "ours, in the spirit of Tables 4 and 5", True, rules) for row, statement, rules in rows]
+    return [
+        Claim(row, statement, "ours, in the spirit of Tables 4 and 5", True, rules) for row, statement, rules in rows
+    ]
 
 
 CLAIMS: tuple[Claim, ...] = (
     *_error_rows(TABLE5, "cifar10", "CIFAR-10", "Table 5"),
-    _all_labels("C1g", "cifar10-all", "cifar10-4000", "CIFAR-10", 4.13, 6.24, "Appendix B.1",
-                "the body of the paper (4.2.2) says 4.17"),
+    _all_labels(
+        "C1g",
+        "cifar10-all",
+        "cifar10-4000",
+        "CIFAR-10",
+        4.13,
+        6.24,
+        "Appendix B.1",
+        "the body of the paper (4.2.2) says 4.17",
+    ),
     *_error_rows(TABLE6, "svhn", "SVHN", "Table 6"),
     _all_labels("C2.all", "svhn-all", "svhn-4000", "SVHN", 2.59, 2.89, "Table 6"),
     *_error_rows(TABLE7, "svhn-extra", "SVHN with extra", "Table 7"),

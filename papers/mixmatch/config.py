@@ -16,8 +16,9 @@ class Config:
     their label (0: all of them); fold: STL-10's predefined fold is the seed's (num_labeled is then 1,000).
     Optimisation: total steps; Adam; decoupled decay of kernels by weight_decay * learning_rate a step; ema_decay of the
     averaged weights. ramp_steps: steps over which unlabeled_weight rises from 0.
-    MixMatch: num_views (K), temperature (T), alpha, mixing, per_item_lambda, batch_norm, interleave, guess_with ("model" or
-    "ema"), unlabeled_loss. bn_momentum: of BatchNorm's running statistics in PyTorch's sense. Baselines: threshold (Pseudo-Label), vat_epsilon, entropy_weight, label_smoothing.
+    MixMatch: num_views (K), temperature (T), alpha, mixing, per_item_lambda, batch_norm, interleave, guess_with
+    ("model" or "ema"), unlabeled_loss. bn_momentum: of BatchNorm's running statistics in PyTorch's sense. Baselines:
+    threshold (Pseudo-Label), vat_epsilon, entropy_weight, label_smoothing.
     Evaluation: every evaluate_every steps on the test split with the averaged weights and the raw BatchNorm statistics;
     the reported error is the median of the last `median_of` evaluations (1: the last one).
     """
@@ -75,8 +76,18 @@ class Config:
             raise ValueError(f"no model '{self.model}'; there is {', '.join(MODELS)}")
         if self.guess_with not in ("model", "ema"):
             raise ValueError(f"guess_with is 'model' or 'ema', not '{self.guess_with}'")
-        for name in ("steps", "batch_size", "unlabeled_batch_size", "num_views", "evaluate_every", "median_of",
-                     "checkpoint_every", "log_every", "steps_per_call", "evaluation_batch_size"):
+        for name in (
+            "steps",
+            "batch_size",
+            "unlabeled_batch_size",
+            "num_views",
+            "evaluate_every",
+            "median_of",
+            "checkpoint_every",
+            "log_every",
+            "steps_per_call",
+            "evaluation_batch_size",
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         for name in ("learning_rate", "temperature", "alpha"):
@@ -88,8 +99,16 @@ class Config:
     @property
     def views_needed(self) -> int:
         """Augmented views of each unlabelled image that the method reads."""
-        return {"supervised": 0, "pseudo-label": 1, "pi-model": 2, "mean-teacher": 2, "vat": 1, "ssl-mixup": 1, "ict": 1,
-                "mixmatch": self.num_views}[self.method]
+        return {
+            "supervised": 0,
+            "pseudo-label": 1,
+            "pi-model": 2,
+            "mean-teacher": 2,
+            "vat": 1,
+            "ssl-mixup": 1,
+            "ict": 1,
+            "mixmatch": self.num_views,
+        }[self.method]
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> "Config":

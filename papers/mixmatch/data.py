@@ -76,7 +76,9 @@ def load_split(config: Config, seed: int, data_dir: Path | None) -> Split:
         raise UserError(f"{config.dataset} has {len(labels)} training images, fewer than {config.num_labeled} labels")
     if fold is None:
         wanted = config.num_labeled or len(labels)
-        fold = labeled_split(labels, wanted, seed, num_classes).labeled if wanted < len(labels) else np.arange(len(labels))
+        fold = (
+            labeled_split(labels, wanted, seed, num_classes).labeled if wanted < len(labels) else np.arange(len(labels))
+        )
     rest = np.setdiff1d(np.arange(len(labels)), fold)
     pool = images[rest] if len(rest) else images
     if extra is not None:

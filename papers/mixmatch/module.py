@@ -35,8 +35,8 @@ def build_model(config: Config, num_classes: int, in_channels: int) -> nn.Module
 class SemiSupervised(pl.LightningModule):
     """One network trained by one of the methods on data that lives on the device.
 
-    Every random number of a range of steps is drawn before the first of them (`draw`), so a step itself is a function of
-    tensors: `optimise` does one and can be captured in a CUDA graph.
+    Every random number of a range of steps is drawn before the first of them (`draw`), so a step itself is a function
+    of tensors: `optimise` does one and can be captured in a CUDA graph.
     """
 
     def __init__(self, model: nn.Module, config: Config, split: Split, seed: int, execution: Execution):
@@ -49,8 +49,14 @@ class SemiSupervised(pl.LightningModule):
         self.samples_per_step = config.batch_size + (config.unlabeled_batch_size if config.views_needed else 0)
         self.augmentation = Augmentation(config.flip, config.reflect_crop, config.shift, config.cutout, config.noise)
         self.mixmatch = MixMatch(
-            config.temperature, config.alpha, config.unlabeled_weight, config.ramp_steps * config.batch_size,
-            config.mixing, config.per_item_lambda, config.batch_norm, config.interleave,  # type: ignore[arg-type]
+            config.temperature,
+            config.alpha,
+            config.unlabeled_weight,
+            config.ramp_steps * config.batch_size,
+            config.mixing,
+            config.per_item_lambda,
+            config.batch_norm,
+            config.interleave,  # type: ignore[arg-type]
             config.unlabeled_loss,  # type: ignore[arg-type]
         )
 
@@ -83,10 +89,14 @@ class SemiSupervised(pl.LightningModule):
         draws = {
             "index": self._stream("labeled order").epochs(steps, batch, len(self.labeled)),
             "augmentation": self.augmentation.draw(self._stream("labeled augmentation"), steps, batch),
-            "weight": config.unlabeled_weight * ramp(numbers.float(), config.ramp_steps) * torch.ones(len(steps)).to(numbers.device),
+            "weight": config.unlabeled_weight
+            * ramp(numbers.float(), config.ramp_steps)
+            * torch.ones(len(steps)).to(numbers.device),
         }
         if views:
-            draws["unlabeled_index"] = self._stream("unlabeled order").epochs(steps, unlabeled_batch, len(self.unlabeled))
+            draws["unlabeled_index"] = self._stream("unlabeled order").epochs(
+                steps, unlabeled_batch, len(self.unlabeled)
+            )
             drawn = self.augmentation.draw(self._stream("unlabeled augmentation"), steps, unlabeled_batch, views)
             draws["unlabeled_augmentation"] = drawn if views > 1 else drawn[:, None]
         if config.method == "mixmatch":
@@ -111,8 +121,12 @@ class SemiSupervised(pl.LightningModule):
         views = self.unlabeled.gather(draws["unlabeled_index"], self.augmentation, drawn).unflatten(0, drawn.shape[:2])
         if config.method == "mixmatch":
             guess_model = teacher if config.guess_with == "ema" else None
-            return self.mixmatch.loss(model, x, targets, views, weight, Draws(draws["lam"], draws["permutation"]), guess_model)
-        batch = baselines.Batch(x, targets, views, draws.get("lam_labeled"), draws.get("lam_unlabeled"), draws.get("direction"))
+            return self.mixmatch.loss(
+                model, x, targets, views, weight, Draws(draws["lam"], draws["permutation"]), guess_model
+            )
+        batch = baselines.Batch(
+            x, targets, views, draws.get("lam_labeled"), draws.get("lam_unlabeled"), draws.get("direction")
+        )
         smoothing = config.label_smoothing
         if config.method == "pseudo-label":
             return baselines.pseudo_label(model, batch, weight, config.threshold, smoothing)
@@ -121,7 +135,9 @@ class SemiSupervised(pl.LightningModule):
         if config.method == "mean-teacher":
             return baselines.mean_teacher(model, teacher, batch, weight, smoothing)
         if config.method == "vat":
-            return baselines.vat(model, batch, weight, config.vat_epsilon, config.entropy_weight, label_smoothing=smoothing)
+            return baselines.vat(
+                model, batch, weight, config.vat_epsilon, config.entropy_weight, label_smoothing=smoothing
+            )
         if config.method == "ssl-mixup":
             return baselines.ssl_mixup(model, batch)
         return baselines.ict(model, teacher, batch, weight, smoothing)
@@ -153,9 +169,12 @@ class SemiSupervised(pl.LightningModule):
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
-        """Error on the test split in percent, of the averaged weights with the raw BatchNorm statistics, and of the raw."""
+        """Errors in percent of the averaged weights with the raw BatchNorm statistics."""
         self.copy_statistics()
-        return {"test_error": self._error(self.average, self.test), "train_error": self._error(self.average, self.labeled)}
+        return {
+            "test_error": self._error(self.average, self.test),
+            "train_error": self._error(self.average, self.labeled),
+        }
 
     def _error(self, model: nn.Module, images: DeviceImages) -> float:
         was_training = model.training
@@ -180,10 +199,11 @@ def train(settings: Config, split: Split, seed: int, folder: Folder) -> dict[str
     with seeded(Stream(seed, "initialisation")):
         model = build_model(settings, split.num_classes, split.labeled[0].shape[-1])
     module = SemiSupervised(model, settings, split, seed, folder.execution)
-    schedule = Schedule(settings.steps, settings.evaluate_every, settings.checkpoint_every, settings.log_every,
-                        settings.steps_per_call)
+    schedule = Schedule(
+        settings.steps, settings.evaluate_every, settings.checkpoint_every, settings.log_every, settings.steps_per_call
+    )
     fit(module, folder, schedule)
     module.copy_statistics()
     save_weights(folder, module.average.state_dict())
-    errors = folder.curves.values("test_error")[-settings.median_of:]
+    errors = folder.curves.values("test_error")[-settings.median_of :]
     return {"test_error": statistics.median(errors), "train_error": folder.curves.values("train_error")[-1]}

@@ -1,8 +1,8 @@
 """PATE (Papernot et al. 2018, arXiv 1802.08908) as MixMatch's section 4.3 uses it.
 
 Teachers trained on disjoint shards of private data vote on queries. Confident-GNMax answers a query when its largest
-vote count plus noise passes a threshold, and then with the class whose noisy count is largest. A student learns from the
-answers and from the unlabelled queries; only the answers cost privacy.
+vote count plus noise passes a threshold, and then with the class whose noisy count is largest. A student learns from
+the answers and from the unlabelled queries; only the answers cost privacy.
 """
 
 import math
@@ -31,8 +31,9 @@ def votes_of(predictions: np.ndarray, num_classes: int) -> np.ndarray:
     return (predictions[:, :, None] == np.arange(num_classes)).sum(0)
 
 
-def answer(votes: np.ndarray, threshold: float, threshold_sigma: float, answer_sigma: float,
-           generator: np.random.RandomState) -> np.ndarray:
+def answer(
+    votes: np.ndarray, threshold: float, threshold_sigma: float, answer_sigma: float, generator: np.random.RandomState
+) -> np.ndarray:
     """Confident-GNMax (Algorithm 1): the answer to each query, or -1; votes [queries, classes] -> int64 [queries]."""
     confident = votes.max(1) + generator.normal(0, threshold_sigma, len(votes)) >= threshold
     noisy = (votes + generator.normal(0, answer_sigma, votes.shape)).argmax(1)
@@ -40,7 +41,7 @@ def answer(votes: np.ndarray, threshold: float, threshold_sigma: float, answer_s
 
 
 def log_flip_probability(votes: np.ndarray, sigma: float) -> np.ndarray:
-    """log of the bound on P(the noisy winner is not the winner), each query (Proposition 7): [queries, classes] -> [queries].
+    """log of the bound on P(the noisy winner is another), each query (Proposition 7): [queries, classes] -> [queries].
 
     Counts that differ by d flip with probability erfc(d / (2 sigma)) / 2 under noise of variance sigma^2 on each.
     """
@@ -89,8 +90,10 @@ def privacy_loss(votes: np.ndarray, answered: np.ndarray, threshold_sigma: float
 
 
 def _settings(config: Mapping[str, Any]) -> tuple[Config, dict[str, Any]]:
-    return (Config.of({name: value for name, value in config.items() if name not in PATE_SETTINGS}),
-            {name: config[name] for name in PATE_SETTINGS})
+    return (
+        Config.of({name: value for name, value in config.items() if name not in PATE_SETTINGS}),
+        {name: config[name] for name in PATE_SETTINGS},
+    )
 
 
 def _public(config: Config, pate: Mapping[str, Any], seed: int, data_dir: Path | None) -> tuple[Split, Split]:
@@ -123,8 +126,10 @@ def run_teachers(config: Mapping[str, Any], folder: Folder, needs: Mapping[str, 
     def flat(x: np.ndarray) -> np.ndarray:
         return x.reshape(len(x), -1) * private.scale - 1.0
 
-    shards = np.array_split(np.random.RandomState(Stream(seed, "shards").derived_seed() % 2**32).permutation(len(labels)),
-                            pate["num_teachers"])
+    shards = np.array_split(
+        np.random.RandomState(Stream(seed, "shards").derived_seed() % 2**32).permutation(len(labels)),
+        pate["num_teachers"],
+    )
     predictions, accuracies = [], []
     for number, shard in enumerate(shards):
         teacher = LogisticRegression(max_iter=200).fit(flat(images[shard]), labels[shard])

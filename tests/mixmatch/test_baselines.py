@@ -216,8 +216,8 @@ def test_ssl_mixup():
 
     def mixed(values: Tensor, lam: Tensor) -> Tensor:
         rows = []
-        for i, coefficient in enumerate(lam.double()):
-            coefficient = max(coefficient, 1 - coefficient)
+        for i, coefficient in enumerate(lam):
+            coefficient = max(coefficient, 1 - coefficient).double()  # drawn in float32
             rows.append(coefficient * values[i] + (1 - coefficient) * values[len(values) - 1 - i])
         return torch.stack(rows)
 

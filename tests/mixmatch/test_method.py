@@ -297,6 +297,16 @@ def test_every_dealt_batch_stands_for_the_mixture(b, u, k):
         assert abs(((first >= start) & (first < start + share)).sum().item() - share / (k + 1)) <= 1
 
 
+@pytest.mark.parametrize(("limit", "forwards"), [(1 << 15, 2), (1, 5)])
+def test_large_batches_on_a_cpu_are_not_joined(monkeypatch, limit, forwards):
+    monkeypatch.setattr(method, "CPU_JOINS_BELOW", limit)
+    x, targets, views, draws = step_input()
+    model, calls = net(), []
+    model.register_forward_hook(lambda *_: calls.append(1))
+    MixMatch().loss(model, x, targets, views, 1.0, draws)
+    assert len(calls) == forwards
+
+
 def test_all_batches_differs_in_statistics_only():
     x, targets, views, draws = step_input()
     one, other = net(), net()
