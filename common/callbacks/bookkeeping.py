@@ -45,8 +45,6 @@ class Bookkeeping(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # Lightning has just put its own SIGTERM handler in, which would end the run without a checkpoint.
         self.folder.listen_for_stop()
-        if int(pl_module.step) == 0:  # type: ignore[arg-type]
-            self._evaluate(trainer, pl_module)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: tuple[int, int], batch_idx: int

@@ -218,7 +218,7 @@ CPU: dict[str, Any] = {
     "batch_size": 32,
     "unlabeled_batch_size": 32,
     "ema_decay": 0.99,
-    "evaluate_every": 512,
+    "evaluate_every": 1024,
     "median_of": 1,
     "checkpoint_every": 128,
     "log_every": 64,
