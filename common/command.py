@@ -66,7 +66,8 @@ def _parser(prog: str, description: str) -> Any:
     return parser
 
 
-def _parse(parser: Any, arguments: Sequence[str] | None) -> Any:
+def parse(parser: Any, arguments: Sequence[str] | None) -> Any:
+    """Parse a command line (the process's own when None); whatever is wrong with it is a UserError of one line."""
     import argparse
 
     try:
@@ -120,7 +121,7 @@ def list_papers() -> int:
 def paper_command(paper: Paper, arguments: Sequence[str] | None = None) -> int:
     """`python -m papers.<name>.reproduce`."""
     parser = _parser(f"python -m papers.{paper.name}.reproduce", f"Reproduce: {paper.title}")
-    return run_action("reproduce", paper, _options(_parse(parser, arguments)))
+    return run_action("reproduce", paper, _options(parse(parser, arguments)))
 
 
 def front_door(arguments: Sequence[str] | None = None) -> int:
@@ -129,7 +130,7 @@ def front_door(arguments: Sequence[str] | None = None) -> int:
     parser = _parser("python -m papers", f"Papers whose claims are executable. Actions - {actions}.")
     parser.add_argument("action", help=", ".join(ACTIONS))
     parser.add_argument("paper", nargs="?", default=None, help=", ".join(paper_names()))
-    parsed = _parse(parser, arguments)
+    parsed = parse(parser, arguments)
     if parsed.action not in ACTIONS:
         raise UserError(f"no action '{parsed.action}'; there is {', '.join(ACTIONS)}")
     if parsed.action == "list":

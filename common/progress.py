@@ -82,7 +82,7 @@ class Display:
     def __call__(self, event: Event) -> None:
         name = event.spec.name
         if event.kind == "progress":
-            self.running[name] = (event.step, event.total, _numbers(event.values))
+            self.running[name] = (event.step, event.total, _numbers(event.values, 5))
         else:
             self.running.pop(name, None)
             self.done += 1
@@ -94,6 +94,8 @@ class Display:
             self._live.update(self._render())
         elif self.running and time.monotonic() - self._last_line > PLAIN_EVERY:
             going = ", ".join(f"{name} {step}/{total}" for name, (step, total, _) in self.running.items())
+            if self.total == 1:
+                going += f"  {self.running[name][2]}"
             self._say(f"[{self.done}/{self.total}] {going}  {self._left()}")
 
     def _say(self, text: str) -> None:

@@ -143,7 +143,9 @@ class Folder:
         self.stop_requested = False
         self.resumed: list[int] = []
         self.samples = 0
+        self.error: Exception | None = None  # what ended the run, for a caller in the same process
         self._report = report
+        self._reported: dict[str, float] = {}
         self._started = time.monotonic()
         self._last_report = 0.0
 
@@ -167,12 +169,14 @@ class Folder:
         return path
 
     def report(self, step: int, total: int, values: Mapping[str, float]) -> None:
-        """Tell the progress display; at most four times a second get through. No reader: ask the run to stop."""
+        """Tell the progress display, with the latest value of every name; at most four times a second get through.
+        No reader: ask the run to stop."""
+        self._reported |= values
         now = time.monotonic()
         if self._report is not None and (now - self._last_report > 0.25 or step >= total):
             self._last_report = now
             try:
-                self._report(step, total, values)
+                self._report(step, total, dict(self._reported))
             except OSError:
                 self.stop_requested = True
 
@@ -280,6 +284,7 @@ def _call(spec: RunSpec, folder: Folder) -> dict[str, Any]:
     except Exception as error:
         if is_machine_trouble(error):
             raise
+        folder.error = error
         with open(spec.folder / "log.txt", "a", encoding="utf-8") as log:
             traceback.print_exc(file=log)
         return {"status": "failed", "error": describe(error)}

@@ -5,8 +5,8 @@
     <!-- end generated -->
 
 Blocks of a paper's README: `results <preset>` (claims and methods), `bench`, `plots <preset>` (the recorded pictures).
-In the README at the root a paper's name comes first (`results mixmatch quick`), and `papers` lists every paper with
-its verdicts.
+In the README at the root a paper's name comes first (`results mixmatch quick`), `papers` lists every paper with its
+verdicts, and `data` is the table of data sets and licences.
 """
 
 import re
@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from common.data.catalog import licence_table
 from common.errors import UserError
 from common.files import read_json, write_bytes, write_text
 from common.report import plots, tables, text
@@ -87,11 +88,13 @@ def render(name: str, folder: Path) -> str:
     kind, *words = name.split()
     if kind == "papers" and not words:
         return papers(folder)
+    if kind == "data" and not words:
+        return licence_table()
     count = 0 if kind == "bench" else 1
     if kind not in ("results", "bench", "plots") or len(words) not in (count, count + 1):
         raise UserError(
-            f"{folder / 'README.md'}: no block is called '{name}': write results <preset>, plots <preset>, bench or "
-            "papers (at the root with the paper's name first: results mixmatch quick)"
+            f"{folder / 'README.md'}: no block is called '{name}': write results <preset>, plots <preset>, bench, "
+            "papers or data (at the root with the paper's name first: results mixmatch quick)"
         )
     paper = folder
     if len(words) > count:

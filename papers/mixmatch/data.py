@@ -16,11 +16,11 @@ TEXTURES = {"train": 4000, "test": 1000}
 
 @dataclass(frozen=True)
 class Split:
-    """images uint8 [N, H, W, C], labels int64 [N]; a pixel becomes pixel * scale - 1."""
+    """images uint8 [N, H, W, C], labels int64 [N]; a pixel becomes pixel * scale - 1. test: None where there is none."""
 
     labeled: tuple[np.ndarray, np.ndarray]
     unlabeled: np.ndarray
-    test: tuple[np.ndarray, np.ndarray]
+    test: tuple[np.ndarray, np.ndarray] | None
     num_classes: int
     scale: float
 

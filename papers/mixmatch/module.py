@@ -73,7 +73,8 @@ class SemiSupervised(pl.LightningModule):
         scale, device = self.split.scale, self.device
         self.labeled = DeviceImages(*self.split.labeled, device=device, scale=scale)
         self.unlabeled = DeviceImages(self.split.unlabeled, device=device, scale=scale)
-        self.test = DeviceImages(*self.split.test, device=device, scale=scale)
+        test = self.split.test
+        self.test = None if test is None else DeviceImages(*test, device=device, scale=scale)
         self.parameters_, self.averages = list(self.model.parameters()), list(self.average.parameters())
         self.kernels = kernels(self.model)
         self.forward_model = torch.compile(self.model) if self.execution.compile else self.model
@@ -169,12 +170,10 @@ class SemiSupervised(pl.LightningModule):
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
-        """Errors in percent of the averaged weights with the raw BatchNorm statistics."""
+        """Errors in percent of the averaged weights with the raw BatchNorm statistics; no test_error without test images."""
         self.copy_statistics()
-        return {
-            "test_error": self._error(self.average, self.test),
-            "train_error": self._error(self.average, self.labeled),
-        }
+        parts = {"test_error": self.test, "train_error": self.labeled}
+        return {name: self._error(self.average, part) for name, part in parts.items() if part is not None}
 
     def _error(self, model: nn.Module, images: DeviceImages) -> float:
         was_training = model.training
@@ -195,7 +194,10 @@ def run(config: Mapping[str, Any], folder: Folder, needs: Mapping[str, Path]) ->
 
 
 def train(settings: Config, split: Split, seed: int, folder: Folder) -> dict[str, Any]:
-    """Train on a given split in `folder`, resuming what it holds; writes the averaged weights as safetensors."""
+    """Train on a given split in `folder`, resuming what it holds; writes the averaged weights as safetensors.
+
+    The errors of `evaluate` in percent: of the test split (where there is one) as `median_of` says, else the last ones.
+    """
     with seeded(Stream(seed, "initialisation")):
         model = build_model(settings, split.num_classes, split.labeled[0].shape[-1])
     module = SemiSupervised(model, settings, split, seed, folder.execution)
@@ -205,5 +207,7 @@ def train(settings: Config, split: Split, seed: int, folder: Folder) -> dict[str
     fit(module, folder, schedule)
     module.copy_statistics()
     save_weights(folder, module.average.state_dict())
-    errors = folder.curves.values("test_error")[-settings.median_of :]
-    return {"test_error": statistics.median(errors), "train_error": folder.curves.values("train_error")[-1]}
+    metrics = {"train_error": folder.curves.values("train_error")[-1]}
+    if split.test is None:
+        return metrics
+    return {"test_error": statistics.median(folder.curves.values("test_error")[-settings.median_of :]), **metrics}

@@ -1,0 +1,202 @@
+"""A toy paper, so that the tests of `common` need none of the repository's papers.
+
+Its run functions are named `tests.toy:...`. `train` trains a small network through `common.trainer.fit` with everything
+that a checkpoint must carry: Adam, averaged weights, BatchNorm statistics, dropout. `plain` does what its config says.
+"""
+
+import copy
+import hashlib
+import json
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+
+from common import checkpoints
+from common.claims import Claim, Rule, difference, level
+from common.curves import read_rows
+from common.errors import Diverged, UserError
+from common.paper import DataSource, Experiment, Metric, Need, Paper, Preset
+from common.random import Stream, seeded
+from common.runs import Folder, RunSpec, Stopped
+from common.trainer import Schedule, fit, save_weights
+
+TRAIN = "tests.toy:train"
+PLAIN = "tests.toy:plain"
+# Ranges of 3 steps, cut at every other number below: evaluation, checkpoints and logs fall on different steps.
+SETTINGS: dict[str, Any] = {"total_steps": 24, "evaluate_every": 8, "checkpoint_every": 5, "log_every": 4, "steps_per_call": 3}
+
+
+class Toy(pl.LightningModule):
+    """A regression on a function of normal draws. explode: the step from which the loss is NaN; pause: seconds a range."""
+
+    def __init__(self, seed: int, dropout: float = 0.5, explode: int | None = None, pause: float = 0.0):
+        super().__init__()
+        self.automatic_optimization = False
+        self.seed, self.explode, self.pause = seed, explode, pause
+        self.step, self.samples_per_step = 0, 16
+        with seeded(Stream(seed, "initialisation")):
+            self.model = nn.Sequential(nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(dropout), nn.Linear(16, 1))
+        self.average = copy.deepcopy(self.model).requires_grad_(False)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.model.parameters(), 0.01, fused=True)
+
+    def _loss(self, model: nn.Module, stream: str, step: int, count: int) -> Tensor:
+        x = Stream(self.seed, stream).normal(step, (count, 6))
+        return nn.functional.mse_loss(model(x), x[:, :1] * x[:, 1:2] + x[:, 2:3])
+
+    def training_step(self, bounds: tuple[int, int]) -> dict[str, Tensor]:
+        optimizer = self.trainer.optimizers[0]
+        time.sleep(self.pause)
+        for step in range(*bounds):
+            with seeded(Stream(self.seed, "dropout"), step):
+                loss = self._loss(self.model, "train", step, self.samples_per_step)
+            if self.explode is not None and step >= self.explode:
+                loss = loss * float("nan")
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            for average, parameter in zip(self.average.parameters(), self.model.parameters(), strict=True):
+                average.lerp_(parameter.detach(), 0.1)
+        return {"loss": loss.detach()}
+
+    @torch.no_grad()
+    def evaluate(self) -> dict[str, float]:
+        self.average.eval()
+        return {"test_loss": self._loss(self.average, "test", 0, 64).item()}
+
+
+def train(config: Mapping[str, Any], folder: Folder, needs: Mapping[str, Path]) -> dict[str, Any]:
+    """Train `Toy`; {"test_loss"}."""
+    options = {name: config[name] for name in ("dropout", "explode", "pause") if name in config}
+    module = Toy(config["seed"], **options)
+    fit(module, folder, Schedule(**{name: config[name] for name in SETTINGS}))
+    save_weights(folder, module.average.state_dict())
+    return {"test_loss": folder.curves.values("test_loss")[-1]}
+
+
+def plain(config: Mapping[str, Any], folder: Folder, needs: Mapping[str, Path]) -> dict[str, Any]:
+    """Do `config["do"]`; {"score"}: config["score"] (0) + a hundredth of the last digit of the seed + the needs' scores.
+
+    Leaves in artifacts/ a line an attempt in `attempts`, and `times`: when it began and ended, by a clock that all
+    processes share.
+    """
+    began = time.monotonic()
+    with open(folder.artifact("attempts"), "a") as file:
+        file.write(f"{os.getpid()}\n")
+    do = config.get("do", "score")
+    if do == "fail":
+        raise ValueError("broken on\npurpose")
+    if do == "fail once" and len(folder.artifact("attempts").read_text().splitlines()) == 1:
+        raise ValueError("broken the first time")
+    if do == "user error":
+        raise UserError("the toy is not wound up: wind it up")
+    if do == "diverge":
+        raise Diverged(3)
+    if do == "nan":
+        return {"score": float("nan")}
+    if do == "exit":
+        raise SystemExit(7)
+    if do == "die":
+        os.kill(os.getpid(), 9)
+    if do == "wait":
+        for step in range(1, 10_000):
+            time.sleep(0.02)
+            folder.report(step, 10_000, {"waited": step / 50})
+            if folder.stop_requested:
+                raise Stopped
+    time.sleep(config.get("seconds", 0.0))
+    needed = [json.loads((need / "artifacts" / "score.json").read_text()) for need in needs.values()]
+    score = config.get("score", 0.0) + config["seed"] % 10 / 100 + sum(needed)
+    folder.artifact("score.json").write_text(json.dumps(score))
+    folder.artifact("times").write_text(f"{began} {time.monotonic()}")
+    return {"score": score}
+
+
+def of_plain(name: str, **methods: Mapping[str, Any]) -> Experiment:
+    """An experiment of `plain` runs: a method is what it adds to the config."""
+    return Experiment(name, methods, described=f"{name}, made up", function=PLAIN)
+
+
+UNIT = "points"
+BETTER = Claim(
+    "C1", "good scores more than bad", "Table 1", True,
+    {"quick": Rule(quantity=difference(("plain", "good"), ("plain", "bad"), "score", UNIT, claimed=[("plain", "good")]),
+                   better="higher", gate=0.5, null=0.0, seeds=3, data="made up", stand_in=True)},
+)
+CALM = Claim(
+    "C2", "wild does not diverge", "Table 2", True,
+    {"faults": Rule(quantity=level("faults", "nan", "score", UNIT), better="higher", gate=0.5, null=0.0, seeds=1,
+                    data="made up", stand_in=True)},
+)
+PAPER = Paper(
+    name="toy",
+    title="A toy",
+    citation="Nobody, never.",
+    function=TRAIN,
+    presets=(
+        Preset("quick", (
+            replace(of_plain("plain", good={"score": 2.0}, bad={"score": 1.0}), seeds=3),
+            replace(of_plain("chain", first={"score": 1.0}, second={}, third={}), seeds=2, needs={
+                "second": {"before": Need("chain", "first")}, "third": {"before": Need("chain", "second")}}),
+        ), cost="a second", description="plain functions"),
+        Preset("trained", (Experiment("line", {"wet": {"dropout": 0.5}, "dry": {"dropout": 0.0}}, SETTINGS, seeds=2,
+                                      described="normal draws"),), cost="a second", description="a network"),
+        Preset("faults", (
+            replace(of_plain("faults", good={}, fail={"do": "fail"}, diverge={"do": "diverge"}, nan={"do": "nan"}), seeds=1),
+            Experiment("line", {"explode": {"explode": 9}}, SETTINGS, seeds=1, described="normal draws"),
+        ), cost="a second", description="everything goes wrong"),
+        Preset("data", (
+            replace(of_plain("built-in", good={}), data=(DataSource("digits"),), seeds=1),
+            replace(of_plain("absent", good={}), data=(DataSource("cifar10"), DataSource("mnist")), seeds=1),
+            replace(of_plain("present", good={}), data=(DataSource("mnist"),), seeds=1),
+        ), cost="a second", description="data in DATA_DIR"),
+        Preset("gpu", (of_plain("plain", good={}),), cost="a second", description="on a GPU", needs_gpu=True),
+    ),
+    claims=(BETTER, CALM),
+    metrics={name: Metric(UNIT, "higher", "test", "last", f"the toy's {name}") for name in ("score", "test_loss")},
+)
+
+
+def spec_of(folder: Path, function: str = TRAIN, seed: int = 1000, **config: Any) -> RunSpec:
+    """One run of the toy in `folder` (its name is taken as the method)."""
+    settings = SETTINGS if function == TRAIN else {}
+    return RunSpec("toy", "quick", "line", folder.name, seed, function, {**settings, **config}, folder / f"seed-{seed}")
+
+
+def _feed(digest: Any, value: Any) -> None:
+    if isinstance(value, Tensor):
+        digest.update(f"{value.dtype} {tuple(value.shape)}".encode() + value.contiguous().numpy().tobytes())
+    elif isinstance(value, Mapping):
+        for name, inner in value.items():
+            digest.update(f"{name}:".encode())
+            _feed(digest, inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            _feed(digest, inner)
+    else:
+        digest.update(repr(value).encode())
+
+
+def end_state(folder: Path) -> dict[str, str]:
+    """Digests of all that a training run ends with - checkpoint, weights, curves, metrics - but for times."""
+    state = checkpoints.load_latest(folder / "checkpoints")
+    assert state is not None
+    parts: dict[str, Any] = {name: value for name, value in state.items() if name != "seconds"}
+    parts["weights"] = (folder / "weights.safetensors").read_bytes()
+    parts["curves"] = [[v for name, v in row.items() if name != "seconds"] for row in read_rows(folder / "curves.csv")]
+    record = json.loads((folder / "run.json").read_text())
+    parts["record"] = [record[name] for name in ("status", "error", "metrics", "key")]
+    digests = {}
+    for name, value in parts.items():
+        digest = hashlib.sha256()
+        _feed(digest, value)
+        digests[name] = digest.hexdigest()
+    return digests
