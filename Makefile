@@ -57,8 +57,8 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
 	@echo "1/2 torch (the largest part of the download)"
 	@$(RUN) pip install --disable-pip-version-check --progress-bar on --constraint constraints.txt \
-	  $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch | grep -v "already satisfied" || true
+	  $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
 	@echo "2/2 the other libraries"
-	@$(RUN) pip install --disable-pip-version-check --quiet --progress-bar on --constraint constraints.txt \
+	@$(RUN) pip install --disable-pip-version-check --progress-bar on --constraint constraints.txt \
 	  $$($(PYTHON) -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; print(*[d.replace(" ", "") for d in p["dependencies"] + p["optional-dependencies"]["dev"] if not d.startswith("torch>")])')
 	@touch $@
