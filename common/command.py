@@ -25,9 +25,6 @@ HELP = {
     "time_limit": "seconds after which everything stops cleanly, resumable",
     "tensorboard": "write TensorBoard files too",
     "parallel": "runs at once, in slots of one thread or one GPU",
-    "devices": "GPUs for one run (Lightning)",
-    "num_nodes": "machines for one run (Lightning)",
-    "strategy": "Lightning's strategy for one run on several GPUs",
 }
 ACTIONS = {
     "list": "the papers, their presets and what these cost",

@@ -58,12 +58,13 @@ class Engine(Protocol):
         ...
 
 
-def _child(spec: RunSpec, sender: Connection, gpu: int | None) -> None:
+def _child(spec: RunSpec, sender: Connection, gpu: str | None, current_folder: str) -> None:
     """Body of the process of one run."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    spec.folder.mkdir(parents=True, exist_ok=True)
+    # multiprocessing starts it where the parent was when that module was imported.
+    os.chdir(current_folder)
     if gpu is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = str(gpu)
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
 
     def report(step: int, total: int, values: Mapping[str, float]) -> None:
         sender.send(("progress", step, total, dict(values)))
@@ -72,7 +73,7 @@ def _child(spec: RunSpec, sender: Connection, gpu: int | None) -> None:
         runs.redirect_output(folder.path / "log.txt")
         folder.listen_for_stop()
 
-    _set_threads(spec.execution.threads)
+    set_threads(spec.execution.threads)
     message: tuple[str, Any]
     try:
         message = ("end", runs.execute(spec, report, on_folder))
@@ -83,7 +84,8 @@ def _child(spec: RunSpec, sender: Connection, gpu: int | None) -> None:
     sender.send(message)
 
 
-def _set_threads(threads: int) -> None:
+def set_threads(threads: int) -> None:
+    """Let this process compute with that many threads; to be called before it computes anything."""
     # The only library whose pool the run's own configuration decides is torch's; BLAS libraries follow OMP_NUM_THREADS
     # at their first call, which in a forked child has not happened yet.
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -119,16 +121,17 @@ class LocalEngine:
 
     def __init__(self, slots: int | None = None, gpus: int = 0, modules: Iterable[str] = ()):
         self.slots = slots or (gpus if gpus else cores())
-        self._gpus = list(range(gpus))
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload([*PRELOAD, *sorted(set(modules) - set(PRELOAD))])
-        self._running: dict[Connection, tuple[RunSpec, Any, int | None]] = {}
-        self._free_gpus = list(self._gpus)
+        self._running: dict[Connection, tuple[RunSpec, Any, str | None]] = {}
+        # What the user hid from this process stays hidden from the runs.
+        visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+        self._free_gpus = (visible or [str(number) for number in range(gpus)])[:gpus]
 
     def start(self, spec: RunSpec) -> None:
         receiver, sender = self._context.Pipe(duplex=False)
         gpu = self._free_gpus.pop(0) if spec.execution.device == "cuda" and self._free_gpus else None
-        process = self._context.Process(target=_child, args=(spec, sender, gpu), name=spec.name)
+        process = self._context.Process(target=_child, args=(spec, sender, gpu, os.getcwd()), name=spec.name)
         process.start()
         sender.close()
         self._running[receiver] = (spec, process, gpu)

@@ -12,10 +12,10 @@ class UserError(Exception):
 
 
 class Diverged(Exception):
-    """Training produced a loss that is not finite. `step` counts optimisation steps."""
+    """Training produced a loss that is not finite. `step` counts optimisation steps; None: at the end."""
 
-    def __init__(self, step: int, what: str = "the loss"):
-        super().__init__(f"{what} is not finite at step {step}")
+    def __init__(self, step: int | None, what: str = "the loss"):
+        super().__init__(f"{what} is not finite" + ("" if step is None else f" at step {step}"))
         self.step = step
 
 
@@ -35,7 +35,8 @@ def describe(error: BaseException) -> str:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"the disk is full ({error.filename or 'while writing'}): free some space and run the same command again"
     if isinstance(error, PermissionError) or (isinstance(error, OSError) and error.errno == errno.EROFS):
-        return f"cannot write {error.filename}: choose another folder with OUT= / --out, or change its permissions"
+        what = error.filename or "a file"
+        return f"cannot write {what}: choose another folder with OUT= / --out, or change its permissions"
     text = " ".join(str(error).split())
     return text if isinstance(error, UserError | Diverged) else f"{type(error).__name__}: {text}"
 

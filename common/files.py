@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,6 +38,19 @@ def atomic_path(path: Path) -> Iterator[Path]:
         sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_writable(folder: Path) -> None:
+    """Make `folder` and try to write in it; where that cannot be done, a UserError that names it and says why."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(4096))
+    except OSError as error:
+        raise UserError(
+            f"cannot write the output folder {folder} ({error.strerror}): choose another one with OUT= / --out, "
+            "or mend that"
+        ) from None
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -114,15 +114,21 @@ class Paper:
 
 
 def parse_seeds(text: str | None) -> list[int] | None:
-    """`5` is the first five confirming seeds (1000-1004), `0,4` a list, nothing the preset's own number."""
+    """`5` is the first five confirming seeds (1000-1004), `0,4` a list, nothing the preset's own number.
+
+    UserError for anything else, a seed that NumPy would refuse (2^32 and above) and a count that must be a seed.
+    """
     if text is None or text == "":
         return None
     try:
         numbers = [int(part) for part in text.split(",") if part.strip() or "," not in text]
     except ValueError:
         numbers = []
-    if not numbers or min(numbers) < 0 or ("," not in text and numbers == [0]) or len(set(numbers)) != len(numbers):
+    unfit = not numbers or min(numbers) < 0 or max(numbers) >= 2**32 or len(set(numbers)) != len(numbers)
+    if unfit or ("," not in text and numbers == [0]):
         raise UserError(f"bad seeds '{text}': give a count such as 5, or a list of different seeds such as 1000,1003")
+    if "," not in text and numbers[0] >= FIRST_CONFIRMING_SEED:
+        raise UserError(f"seeds '{text}' would be {numbers[0]} seeds: for the one seed write '{text},' with a comma")
     if "," not in text:
         return list(range(FIRST_CONFIRMING_SEED, FIRST_CONFIRMING_SEED + numbers[0]))
     if min(numbers) < FIRST_CONFIRMING_SEED <= max(numbers):

@@ -6,7 +6,6 @@ tables from what is committed.
 """
 
 import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +14,12 @@ from typing import Any
 from rich.console import Console
 
 from common import results
-from common.engines import LocalEngine, cores
+from common.engines import LocalEngine, cores, probe_devices
 from common.errors import UserError
-from common.files import write_text
+from common.files import check_writable, write_bytes, write_text
 from common.paper import DataSource, Paper, Preset, expand, parse_seeds
 from common.progress import Display
-from common.runs import FIRST_CONFIRMING_SEED, Data, Execution, RunSpec, is_settled
+from common.runs import FIRST_CONFIRMING_SEED, Data, Execution, RunSpec, settled_status
 from common.scheduler import Outcome, schedule
 from common.schemas import dump_json, validate
 
@@ -45,9 +44,6 @@ class Options:
     time_limit: float | None = None
     tensorboard: bool = False
     parallel: int | None = None
-    devices: int = 1
-    num_nodes: int = 1
-    strategy: str = "auto"
 
     def check(self) -> None:
         """UserError for a value outside the known ones."""
@@ -92,15 +88,7 @@ def choose_execution(preset: Preset, options: Options, found: Mapping[str, Any])
         able = device == "cuda" or (device == "cpu" and found["amx_bf16"])
         precision = "bfloat16" if preset.bf16 and able else "float32"
     compiled = options.compile == "yes" or (options.compile == "auto" and device == "cuda")
-    return Execution(
-        device=device,
-        precision=precision,
-        compile=compiled,
-        deterministic=options.deterministic,
-        devices=options.devices,
-        num_nodes=options.num_nodes,
-        strategy=options.strategy,
-    )
+    return Execution(device=device, precision=precision, compile=compiled, deterministic=options.deterministic)
 
 
 class _Locator:
@@ -125,14 +113,13 @@ class _Locator:
         for experiment in preset.experiments:
             if wanted and experiment.name not in wanted:
                 continue
-            try:
-                for source in experiment.data:
-                    if source in self.missing:
-                        raise UserError(self.missing[source])
+            for source in experiment.data:
+                try:
                     self(source)
+                except UserError as error:
+                    self.missing[source] = str(error)
+            if not any(source in self.missing for source in experiment.data):
                 able.append(experiment.name)
-            except UserError as error:
-                self.missing.update({source: str(error) for source in experiment.data if source not in self.found})
         return able
 
 
@@ -168,25 +155,20 @@ def plan(paper: Paper, options: Options, console: Console) -> tuple[list[RunSpec
         console.print(f"not run: {reason}", markup=False, highlight=False, soft_wrap=True)
     if not able:
         raise UserError(f"nothing left to run in preset '{preset.name}': no experiment has its data")
-    found = _probe()
+    found = probe_devices()
     specs = runs_of(choose_execution(preset, options, found), able, locator)
     if not specs:
         raise UserError("nothing to run: no chosen experiment has a chosen method")
     return specs, int(found["cuda"])
 
 
-def _probe() -> dict[str, Any]:
-    from common.engines import probe_devices
-
-    return probe_devices()
-
-
 def train(specs: list[RunSpec], options: Options, gpus: int, console: Console) -> Outcome:
     """Execute what is not settled yet. Raises what kept a run from being attempted (locked, disk full)."""
-    left = [spec for spec in specs if not is_settled(spec)]
-    outcome = Outcome({spec.folder: "finished" for spec in specs if spec not in left})
+    settled = {spec.folder: status for spec in specs if (status := settled_status(spec))}
+    left = [spec for spec in specs if spec.folder not in settled]
+    outcome = Outcome(settled)
     if len(left) < len(specs):
-        console.print(f"{len(specs) - len(left)} of {len(specs)} runs are there already", highlight=False)
+        console.print(f"{len(settled)} of {len(specs)} runs are there already", highlight=False)
     if left:
         on_gpu = left[0].execution.device == "cuda"
         slots = 1 if options.engine == "serial" else options.parallel or (gpus if on_gpu else cores())
@@ -203,7 +185,10 @@ def report(paper: Paper, preset: Preset, root: Path, console: Console) -> Path:
     from common.report import print_verdicts, write_report
 
     folder = root / paper.name / preset.name
+    check_writable(folder)
     document = results.collect(paper, preset, root)
+    if not document["runs"]:
+        raise UserError(f"nothing to report: no run of {paper.name} {preset.name} is in {root}: run make reproduce first")
     results.write(paper, preset, root, document)
     bench = root / paper.name / "bench.json"
     page = write_report(document, folder / f"{preset.name}.curves.csv.gz", read_bench(bench), folder)
@@ -230,6 +215,7 @@ def reproduce(paper: Paper, options: Options, console: Console | None = None) ->
     preset = paper.preset(options.preset)
     exploring = specs[-1].seed < FIRST_CONFIRMING_SEED
     root = Path(options.out)
+    check_writable(root)
     if not exploring:
         # A results file that another version wrote is a reason to stop before hours of training, not after.
         previous = root / paper.name / preset.name / "results.json"
@@ -242,7 +228,7 @@ def reproduce(paper: Paper, options: Options, console: Console | None = None) ->
             f"{specs[-1].folder.parents[2]}",
             highlight=False,
         )
-    else:
+    elif outcome.records:
         report(paper, preset, root, console)
     if outcome.stopped:
         console.print(f"stopped ({outcome.stopped}): the same command resumes", highlight=False)
@@ -267,7 +253,7 @@ def record(paper: Paper, options: Options, console: Console) -> int:
             raise UserError(f"nothing to record: no run of {paper.name} {preset.name} has ended")
         write_text(target / f"{preset.name}.json", dump_json(document))
         gathered = source / preset.name / f"{preset.name}.curves.csv.gz"
-        shutil.copyfile(gathered, target / gathered.name)
+        write_bytes(target / gathered.name, gathered.read_bytes())
         record_plots(document, gathered, target / "plots")
     fresh = read_bench(source / "bench.json")
     if fresh is not None:

@@ -83,11 +83,12 @@ def write(paper: Paper, preset: Preset, root: Path, document: dict[str, Any]) ->
     validate(document, "results")
     folder = root / paper.name / preset.name
     path = folder / "results.json"
-    write_text(path, dump_json(document))
     curves.gather(
         [(e, m, s, f / "curves.csv") for e, m, s, f in _folders(folder, preset)],
         folder / f"{preset.name}.curves.csv.gz",
     )
+    # Last, so that where it stands its curves stand, too.
+    write_text(path, dump_json(document))
     return path
 
 

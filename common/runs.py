@@ -40,7 +40,6 @@ class Execution:
     """How a run is executed. Part of the key: another thread count or precision may give other bits.
 
     device: "cpu", "cuda" or "mps". precision: "float32" or "bfloat16" (autocast; weights stay float32).
-    devices, num_nodes, strategy: Lightning's own flags for one run on several GPUs.
     """
 
     device: str = "cpu"
@@ -48,9 +47,6 @@ class Execution:
     threads: int = 1
     compile: bool = False
     deterministic: bool = False
-    devices: int = 1
-    num_nodes: int = 1
-    strategy: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -190,8 +186,10 @@ def resolve(function: str) -> Callable[..., Metrics]:
 def _check_metrics(metrics: Metrics) -> Metrics:
     for name, value in metrics.items():
         numbers = [v for v in value.values() if v is not None] if isinstance(value, dict) else [value]
-        if not all(isinstance(n, int | float) and isfinite(n) for n in numbers):
-            raise Diverged(-1, f"the metric {name}")
+        if not all(isinstance(number, int | float) for number in numbers):
+            raise TypeError(f"the metric {name} is {value!r}; a run function returns numbers of Python's own")
+        if not all(map(isfinite, numbers)):
+            raise Diverged(None, f"the metric {name}")
     return metrics
 
 
@@ -202,10 +200,15 @@ def _move_aside(folder: Path) -> None:
     folder.rename(aside)
 
 
-def is_settled(spec: RunSpec) -> bool:
-    """Whether the folder holds this very run (same key), finished or diverged: nothing is left to do."""
+def settled_status(spec: RunSpec) -> str | None:
+    """"finished" or "diverged" where the folder holds this very run (same key) and nothing is left to do, else None."""
     record = read_record(spec.folder)
-    return record is not None and record["key"] == spec.key and record["status"] in SETTLED
+    return record["status"] if record and record["key"] == spec.key and record["status"] in SETTLED else None
+
+
+def is_settled(spec: RunSpec) -> bool:
+    """Whether nothing is left to do for this run."""
+    return settled_status(spec) is not None
 
 
 def _blank_record(spec: RunSpec) -> dict[str, Any]:
@@ -291,12 +294,17 @@ def _call(spec: RunSpec, folder: Folder) -> dict[str, Any]:
 
 
 def record_failure(spec: RunSpec, error: str, status: str = "failed") -> dict[str, Any]:
-    """Write the record of a run whose process died without one, or whose needs failed so that it never began."""
+    """Write the record of a run whose process died without one, or whose needs failed so that it never began.
+
+    A process that died after its run had settled takes nothing back: the record that stands is returned.
+    """
     with lock(spec.lock_path):
         record = read_record(spec.folder)
         if record is not None and record["key"] != spec.key:
             _move_aside(spec.folder)
             record = None
+        if record is not None and record["status"] in SETTLED:
+            return record
         record = {**(record or _blank_record(spec)), "status": status, "error": error}
         write_json(spec.folder / "run.json", record)
         return record
@@ -313,4 +321,15 @@ def redirect_output(path: Path) -> None:
     os.close(descriptor)
 
 
-__all__ = ["Data", "Execution", "Folder", "Locked", "RunSpec", "Stopped", "execute", "is_settled", "read_record"]
+__all__ = [
+    "Data",
+    "Execution",
+    "Folder",
+    "Locked",
+    "RunSpec",
+    "Stopped",
+    "execute",
+    "is_settled",
+    "read_record",
+    "settled_status",
+]

@@ -97,7 +97,7 @@ def schedule(
             running[spec.folder] = spec
             engine.start(spec)
 
-    with _interrupts(lambda: stop("interrupted"), engine.kill):
+    def follow() -> None:
         while waiting or running:
             if deadline is not None and time.monotonic() > deadline:
                 stop("time limit")
@@ -114,4 +114,12 @@ def schedule(
                     running.pop(event.spec.folder, None)
                     outcome.error = outcome.error or event.error
                     engine.stop()
+
+    with _interrupts(lambda: stop("interrupted"), engine.kill):
+        try:
+            follow()
+        except BaseException:
+            # Nobody follows the runs any more: end them, resumable, rather than wait for them at exit.
+            engine.kill()
+            raise
     return outcome

@@ -23,11 +23,12 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import TensorBoardLogger
-from safetensors.torch import save_file
+from pytorch_lightning.utilities.exceptions import SIGTERMException
+from safetensors.torch import save
 
 from common import checkpoints
 from common.callbacks import Bookkeeping
-from common.files import atomic_path
+from common.files import write_bytes
 from common.runs import Execution, Folder, Stopped
 
 PRECISIONS = {"float32": "32-true", "bfloat16": "bf16-mixed"}
@@ -73,11 +74,9 @@ def build_trainer(
         warnings.simplefilter("ignore")
         return pl.Trainer(
             accelerator=accelerator,
-            devices=execution.devices,
-            num_nodes=execution.num_nodes,
-            strategy=execution.strategy,
-            precision=PRECISIONS[execution.precision],
-            deterministic=execution.deterministic,  # type: ignore[arg-type]
+            devices=1,
+            precision=PRECISIONS[execution.precision],  # type: ignore[arg-type]
+            deterministic=execution.deterministic,
             benchmark=execution.device == "cuda" and not execution.deterministic,
             max_epochs=1,
             num_sanity_val_steps=0,
@@ -102,25 +101,35 @@ def fit(module: pl.LightningModule, folder: Folder, schedule: Schedule) -> None:
     execution = folder.execution
     logger = TensorBoardLogger(str(folder.path), name="tensorboard", version="") if folder.spec.tensorboard else False
     bookkeeping = Bookkeeping(folder, schedule)
-    trainer = build_trainer(execution, [bookkeeping], logger, str(folder.path))
-    with _quiet(), _determinism(execution.deterministic):
-        trainer.fit(module, train_dataloaders=StepRanges(module, schedule))
+    with quiet(), _determinism(execution.deterministic):
+        trainer = build_trainer(execution, [bookkeeping], logger, str(folder.path))
+        try:
+            trainer.fit(module, train_dataloaders=StepRanges(module, schedule))
+        except SIGTERMException:
+            # The signal came while Lightning's handler was in place, just before `Bookkeeping` put ours back.
+            bookkeeping.stopped = True
     if bookkeeping.stopped:
         raise Stopped
 
 
 def autocast(execution: Execution) -> Any:
-    """The context in which evaluation computes, the same precision as training."""
-    return torch.autocast(execution.device, torch.bfloat16) if execution.precision == "bfloat16" else nullcontext()
+    """The context in which a step's forward, or an evaluation, computes.
+
+    Lightning's own autocast lies around a whole range of steps and keeps the weights it has converted until it ends: the
+    second step would compute with the first one's weights. Hence a context for each step, and one that keeps nothing,
+    which also lets the step be captured in a CUDA graph.
+    """
+    if execution.precision != "bfloat16":
+        return nullcontext()
+    return torch.autocast(execution.device, torch.bfloat16, cache_enabled=False)
 
 
 def save_weights(folder: Folder, tensors: Mapping[str, torch.Tensor], name: str = "weights.safetensors") -> None:
     """Write final weights as safetensors, atomically."""
-    with atomic_path(folder.path / name) as temporary:
-        save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, temporary)
+    write_bytes(folder.path / name, save({key: value.detach().cpu().contiguous() for key, value in tensors.items()}))
 
 
-class _quiet(warnings.catch_warnings):
+class quiet(warnings.catch_warnings):
     """Without Lightning's advice about loaders, workers and devices, none of which applies here."""
 
     def __enter__(self) -> Any:
@@ -147,4 +156,4 @@ class _determinism:
         torch.use_deterministic_algorithms(self.before)
 
 
-__all__ = ["Schedule", "autocast", "build_trainer", "checkpoints", "fit", "save_weights"]
+__all__ = ["Schedule", "autocast", "build_trainer", "checkpoints", "fit", "quiet", "save_weights"]

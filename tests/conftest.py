@@ -1,7 +1,12 @@
-"""What all tests share: one thread for torch, and a process to fork from that has imported everything."""
+"""What the tests share: one thread for torch, a process to fork from that has imported everything, a toy front door."""
 
 import multiprocessing
+import sys
+from collections.abc import Callable
 from multiprocessing import forkserver
+from pathlib import Path
+from types import SimpleNamespace
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -16,3 +21,64 @@ def fork_server() -> None:
 
     multiprocessing.get_context("forkserver").set_forkserver_preload([*PRELOAD, "tests.toy"])
     forkserver.ensure_running()
+
+
+class Answer(NamedTuple):
+    """What a command printed and how it ended."""
+
+    status: int
+    out: str
+    err: str
+
+
+Command = Callable[..., Answer]
+
+
+@pytest.fixture
+def toy_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A repository whose only paper is the toy, as the front door sees it; the current folder is beside it."""
+    from common import command, paper
+    from tests import toy
+
+    root = tmp_path / "repository"
+    (root / "papers" / "toy").mkdir(parents=True)
+    (root / "papers" / "toy" / "reproduce.py").touch()
+    (root / "README.md").write_text("# All\n\n<!-- generated: papers -->\n<!-- end generated -->\n")
+    (root / "papers" / "toy" / "README.md").write_text(
+        "# Toy\n\n<!-- generated: results quick -->\n<!-- end generated -->\n"
+    )
+    monkeypatch.setattr(command, "ROOT", root)
+    monkeypatch.setattr(paper, "ROOT", root)
+    monkeypatch.setitem(sys.modules, "papers.toy.reproduce", SimpleNamespace(PAPER=toy.PAPER))
+    monkeypatch.delenv("DATA_DIR", raising=False)
+    (tmp_path / "current").mkdir()
+    monkeypatch.chdir(tmp_path / "current")
+    return root
+
+
+@pytest.fixture
+def papers(toy_repository: Path, capsys: pytest.CaptureFixture[str], fork_server: None) -> Command:
+    """`python -m papers ...` in this process, on the repository of the toy."""
+    from common.command import front_door
+    from common.errors import main
+
+    def run(*arguments: str) -> Answer:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main(lambda: front_door(arguments), debug="--debug" in arguments)
+        printed = capsys.readouterr()
+        return Answer(int(ended.value.code or 0), printed.out, printed.err)
+
+    return run
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports are a line of text, for tests that are about something else: drawing takes a second."""
+    import common.report
+
+    def write(document: dict, curves: Path, bench: dict | None, folder: Path) -> Path:
+        (folder / "report.html").write_text(f"{len(document['runs'])} runs")
+        return folder / "report.html"
+
+    monkeypatch.setattr(common.report, "write_report", write)

@@ -112,12 +112,23 @@ def plain(config: Mapping[str, Any], folder: Folder, needs: Mapping[str, Path]) 
             folder.report(step, 10_000, {"waited": step / 50})
             if folder.stop_requested:
                 raise Stopped
+    if do == "meet":
+        while not (folder.path.parents[1] / config["other"] / folder.path.name / "artifacts" / "attempts").exists():
+            time.sleep(0.01)
     time.sleep(config.get("seconds", 0.0))
     needed = [json.loads((need / "artifacts" / "score.json").read_text()) for need in needs.values()]
     score = config.get("score", 0.0) + config["seed"] % 10 / 100 + sum(needed)
     folder.artifact("score.json").write_text(json.dumps(score))
     folder.artifact("times").write_text(f"{began} {time.monotonic()}")
     return {"score": score}
+
+
+def threads(config: Mapping[str, Any], folder: Folder, needs: Mapping[str, Path]) -> dict[str, Any]:
+    """How many threads torch and the BLAS libraries have in this run."""
+    import numpy  # noqa: F401 - its BLAS is one of them
+    from threadpoolctl import threadpool_info
+
+    return {"torch": torch.get_num_threads(), "blas": max(pool["num_threads"] for pool in threadpool_info())}
 
 
 def of_plain(name: str, **methods: Mapping[str, Any]) -> Experiment:

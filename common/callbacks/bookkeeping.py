@@ -37,10 +37,9 @@ class Bookkeeping(pl.Callback):
         self._saved = state["step"]
         self.folder.resume_clock(state["seconds"])
         self.folder.samples = state["step"] * int(pl_module.samples_per_step)  # type: ignore[arg-type]
-        if trainer.is_global_zero:
-            self.folder.curves.cut(state["step"])
-            if state["step"] < self.schedule.total_steps:
-                self.folder.resumed.append(state["step"])
+        self.folder.curves.cut(state["step"])
+        if state["step"] < self.schedule.total_steps:
+            self.folder.resumed.append(state["step"])
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # Lightning has just put its own SIGTERM handler in, which would end the run without a checkpoint.
@@ -57,7 +56,7 @@ class Bookkeeping(pl.Callback):
             self._log(trainer, pl_module, outputs)
         if step % schedule.evaluate_every == 0 or end:
             self._evaluate(trainer, pl_module)
-        stop = trainer.strategy.reduce_boolean_decision(self.folder.stop_requested, all=False) and not end
+        stop = self.folder.stop_requested and not end
         if step % schedule.checkpoint_every == 0 or end or stop:
             self._save(trainer, pl_module)
         if stop:
@@ -68,11 +67,10 @@ class Bookkeeping(pl.Callback):
         bad = [name for name, value in values.items() if not math.isfinite(value)]
         if bad:
             raise Diverged(step, bad[0])
-        if trainer.is_global_zero:
-            self.folder.curves.append(step, self.folder.samples, self.folder.seconds(), values)
-            self.folder.report(step, self.schedule.total_steps, values)
-            if trainer.logger is not None:
-                trainer.logger.log_metrics(values, step)
+        self.folder.curves.append(step, self.folder.samples, self.folder.seconds(), values)
+        self.folder.report(step, self.schedule.total_steps, values)
+        if trainer.logger is not None:
+            trainer.logger.log_metrics(values, step)
 
     def _log(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any) -> None:
         names = list(outputs)
@@ -94,8 +92,6 @@ class Bookkeeping(pl.Callback):
             "module": trainer.strategy.lightning_module_state_dict(),
             "optimizers": [trainer.strategy.optimizer_state(optimizer) for optimizer in trainer.optimizers],
         }
-        if trainer.is_global_zero:
-            self.folder.curves.sync()
-            checkpoints.save(self.folder.path / "checkpoints", step, state)
+        self.folder.curves.sync()
+        checkpoints.save(self.folder.path / "checkpoints", step, state)
         self._saved = step
-        trainer.strategy.barrier()

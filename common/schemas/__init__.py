@@ -39,7 +39,7 @@ def validate(document: Any, kind: Kind, name: str | None = None) -> None:
         found = "no schema version" if version is None else f"schema version {version!r}"
         raise UserError(
             f"{name} has {found} where this code reads {SCHEMA_VERSION}: read it with the code that wrote it, "
-            "or run the command again to write it anew"
+            "or move it away and run the command again"
         )
     for place, reason in _faults(document, kind):
         reason = " ".join(reason.split())

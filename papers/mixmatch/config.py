@@ -2,10 +2,19 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from math import isfinite
 from typing import Any
 
 METHODS = ("supervised", "pseudo-label", "pi-model", "mean-teacher", "vat", "ssl-mixup", "ict", "mixmatch")
 MODELS = ("convnet", "convnet13", "wrn-10-1", "wrn-10-2", "wrn-28-2", "wrn-28-2-large", "wrn-stl10")
+CHOICES = {
+    "method": METHODS,
+    "model": MODELS,
+    "mixing": tuple(f"{x}.{u}" for x in ("", "xx", "xxy") for u in ("", "yy", "yxy", "yx")),
+    "batch_norm": ("ghost", "official", "all-batches", "frozen"),
+    "guess_with": ("model", "ema"),
+    "unlabeled_loss": ("l2", "cross-entropy"),
+}
 
 
 @dataclass(frozen=True)
@@ -21,6 +30,7 @@ class Config:
     threshold (Pseudo-Label), vat_epsilon, entropy_weight, label_smoothing.
     Evaluation: every evaluate_every steps on the test split with the averaged weights and the raw BatchNorm statistics;
     the reported error is the median of the last `median_of` evaluations (1: the last one).
+    cuda_graph: on one GPU, whether the whole step is captured in a CUDA graph.
     """
 
     method: str = "mixmatch"
@@ -67,15 +77,17 @@ class Config:
     log_every: int = 128
     steps_per_call: int = 1
     evaluation_batch_size: int = 1000
+    cuda_graph: bool = True
 
     def __post_init__(self) -> None:
         """Raises ValueError for a value that makes no sense."""
-        if self.method not in METHODS:
-            raise ValueError(f"no method '{self.method}'; there is {', '.join(METHODS)}")
-        if self.model not in MODELS:
-            raise ValueError(f"no model '{self.model}'; there is {', '.join(MODELS)}")
-        if self.guess_with not in ("model", "ema"):
-            raise ValueError(f"guess_with is 'model' or 'ema', not '{self.guess_with}'")
+        for name, known in CHOICES.items():
+            if getattr(self, name) not in known:
+                raise ValueError(f"no {name} '{getattr(self, name)}'; there is {', '.join(known)}")
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, int | float) and not (isfinite(value) and value >= 0):
+                raise ValueError(f"{field.name} must be a number from 0 up, not {value}")
         for name in (
             "steps",
             "batch_size",
@@ -93,8 +105,9 @@ class Config:
         for name in ("learning_rate", "temperature", "alpha"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be above 0, not {getattr(self, name)}")
-        if not 0 <= self.ema_decay < 1:
-            raise ValueError(f"ema_decay lies in [0, 1), not {self.ema_decay}")
+        for name in ("ema_decay", "threshold", "label_smoothing"):
+            if getattr(self, name) >= 1:
+                raise ValueError(f"{name} lies in [0, 1), not {getattr(self, name)}")
 
     @property
     def views_needed(self) -> int:

@@ -16,7 +16,7 @@ TEXTURES = {"train": 4000, "test": 1000}
 
 @dataclass(frozen=True)
 class Split:
-    """images uint8 [N, H, W, C], labels int64 [N]; a pixel becomes pixel * scale - 1. test: None where there is none."""
+    """images uint8 [N, H, W, C], labels int64 [N]; a pixel becomes pixel * scale - 1. test: None if there is none."""
 
     labeled: tuple[np.ndarray, np.ndarray]
     unlabeled: np.ndarray

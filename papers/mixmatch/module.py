@@ -10,6 +10,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
+from common.capture import CudaCapture, StepGraph
 from common.data.augment import Augmentation
 from common.data.loader import DeviceImages
 from common.models.convnet import ConvNet, ConvNet13
@@ -63,7 +64,9 @@ class SemiSupervised(pl.LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Adam at a constant rate (Sec. 3.5 of the paper; betas and eps are TensorFlow's, as PyTorch's)."""
         on_gpu = self.device.type == "cuda"
-        return torch.optim.Adam(self.model.parameters(), self.config.learning_rate, fused=True, capturable=on_gpu)
+        self.optimizer = torch.optim.Adam(
+            self.model.parameters(), self.config.learning_rate, fused=True, capturable=on_gpu)
+        return self.optimizer
 
     def on_fit_start(self) -> None:
         """Move the data to the device once; nothing is copied to it afterwards."""
@@ -77,7 +80,11 @@ class SemiSupervised(pl.LightningModule):
         self.test = None if test is None else DeviceImages(*test, device=device, scale=scale)
         self.parameters_, self.averages = list(self.model.parameters()), list(self.average.parameters())
         self.kernels = kernels(self.model)
-        self.forward_model = torch.compile(self.model) if self.execution.compile else self.model
+        if self.execution.compile:
+            # In place: a compiled wrapper would be a second module with the same tensors in every checkpoint.
+            self.model.compile()
+        capture = CudaCapture(device) if device.type == "cuda" and self.config.cuda_graph else None
+        self.one_step = StepGraph(self.optimise, capture)
 
     def _stream(self, name: str) -> Stream:
         return Stream(self.seed, name, self.device)
@@ -113,7 +120,7 @@ class SemiSupervised(pl.LightningModule):
 
     def loss(self, draws: Mapping[str, Tensor]) -> Loss:
         """The loss of one step from its draws (one row of each tensor of `draw`)."""
-        config, model, teacher, weight = self.config, self.forward_model, self.average, draws["weight"]
+        config, model, teacher, weight = self.config, self.model, self.average, draws["weight"]
         x = self.labeled.gather(draws["index"], self.augmentation, draws["augmentation"])
         targets = self.labeled.labels[draws["index"]]
         if config.method == "supervised":
@@ -145,11 +152,11 @@ class SemiSupervised(pl.LightningModule):
 
     def optimise(self, draws: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """One step: loss, gradients, Adam, averaged weights, decay. Reads nothing back from the device."""
-        optimizer = self.trainer.optimizers[0]
-        loss = self.loss(draws)
-        optimizer.zero_grad(set_to_none=True)
+        with autocast(self.execution):
+            loss = self.loss(draws)
+        self.optimizer.zero_grad(set_to_none=True)
         loss.total.backward()
-        optimizer.step()
+        self.optimizer.step()
         update_average(self.averages, self.parameters_, self.config.ema_decay)
         decay_weights(self.kernels, self.config.weight_decay * self.config.learning_rate)
         return {"loss": loss.total.detach(), "labeled_loss": loss.labeled, "unlabeled_loss": loss.unlabeled}
@@ -160,7 +167,7 @@ class SemiSupervised(pl.LightningModule):
         draws = self.draw(steps)
         outputs: dict[str, Tensor] = {}
         for i in range(len(steps)):
-            outputs = self.optimise({name: tensor[i] for name, tensor in draws.items()})
+            outputs = self.one_step({name: tensor[i] for name, tensor in draws.items()})
         return outputs
 
     def copy_statistics(self) -> None:
@@ -170,7 +177,7 @@ class SemiSupervised(pl.LightningModule):
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
-        """Errors in percent of the averaged weights with the raw BatchNorm statistics; no test_error without test images."""
+        """Errors in percent of the averaged weights with the raw BatchNorm statistics; test_error if there are such."""
         self.copy_statistics()
         parts = {"test_error": self.test, "train_error": self.labeled}
         return {name: self._error(self.average, part) for name, part in parts.items() if part is not None}

@@ -90,7 +90,8 @@ class Read(NamedTuple):
 
 def image_files(folder: Path) -> list[Path]:
     """Every file below `folder` that is not hidden, sorted; links to folders are followed, each folder once."""
-    found, seen = [], set()
+    found: list[Path] = []
+    seen: set[str] = set()
 
     def refuse(error: OSError) -> None:
         if os.path.exists(folder):
@@ -111,6 +112,8 @@ def readable_name(name: object) -> str:
 
 
 def _subfolders(folder: Path) -> list[Path]:
+    if not os.access(folder, os.R_OK | os.X_OK):
+        raise UserError(f"{folder} cannot be read: correct its permissions")
     return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
@@ -140,12 +143,14 @@ def scan(root: Path, needs_unlabeled: bool = True) -> ImageFolder:
     labeled = _by_class(classes, names)
     unlabeled = [file for name in UNLABELED for file in image_files(root / name)]
     if needs_unlabeled and not unlabeled:
-        raise UserError(f"{root / UNLABELED[0]} is missing or empty: put unlabelled images there (any folders below it)")
+        raise UserError(f"{root / UNLABELED[0]} is missing or empty: put the unlabelled images there")
     test = None
     if (root / TEST).is_dir():
         folders = _subfolders(root / TEST)
         if unknown := [path.name for path in folders if path.name not in names]:
-            raise UserError(f"{root / TEST} has a class {unknown[0]} without labelled images: the classes are {', '.join(names)}")
+            raise UserError(
+                f"{root / TEST / unknown[0]} is no class with labelled images: these are {', '.join(names)}"
+            )
         if not folders:
             raise UserError(f"{root / TEST} has no class folders: fill it as the labelled folders are, or remove it")
         test = _by_class(folders, names)
@@ -229,7 +234,9 @@ def read_images(
     """
     _formats()
     images = np.empty((len(paths), size, size, channels or 3), np.uint8)
-    kept, unreadable, grey = [], [], True
+    kept: list[int] = []
+    unreadable: list[str] = []
+    grey = True
 
     def read(path: Path) -> np.ndarray | str:
         try:
@@ -261,12 +268,17 @@ def read_images(
 
 
 def read_split(
-    found: ImageFolder, size: int, channels: int = 0, skip_unreadable: bool = False, stop: Callable[[], bool] = lambda: False
+    found: ImageFolder,
+    size: int,
+    channels: int = 0,
+    skip_unreadable: bool = False,
+    stop: Callable[[], bool] = lambda: False,
 ) -> tuple[Split, dict[str, Any]]:
     """The images of a folder, and how many there are: what `ModelInfo.examples` holds.
 
     Labelled and unlabelled images decide together between grey and colour; the test images follow.
-    Raises UserError for an unreadable file, or when skipping them leaves a class, the unlabelled or the test part empty.
+    Raises UserError for an unreadable file, or when skipping them leaves a class, the unlabelled or the test part
+    empty.
     """
     count = len(found.labeled)
     paths = [path for path, _ in found.labeled] + list(found.unlabeled)
@@ -275,7 +287,9 @@ def read_split(
     labels = np.array([label for _, label in found.labeled], np.int64)[train.kept[is_labeled]]
     per_class = np.bincount(labels, minlength=len(found.class_names))
     if not per_class.all():
-        raise UserError(f"no labelled image of class {found.class_names[int(per_class.argmin())]} can be read: add some")
+        raise UserError(
+            f"no labelled image of class {found.class_names[int(per_class.argmin())]} can be read: add some"
+        )
     labeled, unlabeled = train.images[is_labeled], train.images[~is_labeled]
     if found.unlabeled and not len(unlabeled):
         raise UserError(f"no unlabelled image in {found.root} can be read: add some")
@@ -311,8 +325,8 @@ def describe(examples: Mapping[str, Any], image_shape: Sequence[int]) -> list[st
     height, width, channels = image_shape
     test = "no test images" if examples["test"] is None else f"{examples['test']:,} test images"
     lines = [
-        f"data: {sum(examples['labeled'].values()):,} labelled images ({classes}), {examples['unlabeled']:,} unlabelled, "
-        f"{test}; {height}x{width} {'grey' if channels == 1 else 'colour'}"
+        f"data: {sum(examples['labeled'].values()):,} labelled images ({classes}), {examples['unlabeled']:,} "
+        f"unlabelled, {test}; {height}x{width} {'grey' if channels == 1 else 'colour'}"
     ]
     if examples["unreadable"]:
         lines.append(f"left out: {examples['unreadable']} files that cannot be read as images")
@@ -327,7 +341,7 @@ def describe(examples: Mapping[str, Any], image_shape: Sequence[int]) -> list[st
 
 
 def test_error_of(percent: float, count: int) -> dict[str, float]:
-    """An error in percent of `count` images with its 95 % interval (Wilson): the model is fixed, the images a sample."""
+    """An error in percent of `count` images with its 95 % interval (Wilson): the images are a sample."""
     from scipy.stats import binomtest
 
     interval = binomtest(round(percent * count / 100), count).proportion_ci(0.95, "wilson")
