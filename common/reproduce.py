@@ -15,7 +15,7 @@ from rich.console import Console
 
 from common import results
 from common.engines import LocalEngine, cores, probe_devices
-from common.errors import UserError
+from common.errors import UserError, describe
 from common.files import check_writable, write_bytes, write_text
 from common.paper import DataSource, Paper, Preset, expand, parse_seeds
 from common.progress import Display
@@ -175,6 +175,8 @@ def train(specs: list[RunSpec], options: Options, gpus: int, console: Console) -
         engine = LocalEngine(slots, gpus if on_gpu else 0, (spec.function.partition(":")[0] for spec in left))
         with Display(left, slots, console) as display:
             outcome = schedule(left, engine, display, options.time_limit, outcome)
+    if isinstance(outcome.error, OSError):
+        raise UserError(describe(outcome.error)) from outcome.error
     if outcome.error is not None:
         raise outcome.error
     return outcome

@@ -5,6 +5,7 @@ provenance), `curves.csv`, `artifacts/`, `checkpoints/`, `weights.safetensors` a
 A finished run with the same key is not repeated; a folder with another key is moved aside.
 """
 
+import functools
 import hashlib
 import importlib
 import json
@@ -89,6 +90,11 @@ class RunSpec:
     def lock_path(self) -> Path:
         return self.folder.with_name(f".{self.folder.name}.lock")
 
+    @functools.cached_property
+    def code(self) -> str:
+        """The code hash. It travels with the specification: what a grid began with counts, whatever is edited since."""
+        return code_hash(self.function)
+
     def identity(self) -> dict[str, Any]:
         """What the key is a hash of. Where the run lives, its preset and its loggers are not in it."""
         return {
@@ -99,7 +105,7 @@ class RunSpec:
             "function": self.function,
             "config": dict(self.config),
             "execution": asdict(self.execution),
-            "code": code_hash(self.function),
+            "code": self.code,
             "data": {data.name: data.fingerprint for data in self.data},
             "needs": {name: need.key for name, need in sorted(self.needs.items())},
         }
@@ -152,6 +158,12 @@ class Folder:
     def resume_clock(self, seconds: float) -> None:
         """Continue the clock from a checkpoint's reading."""
         self._started = time.monotonic() - seconds
+
+    def note_resumed(self, step: int) -> None:
+        """Put into the record that the run went on from a checkpoint at `step`; at once, since it may be killed again."""
+        self.resumed.append(step)
+        path = self.path / "run.json"
+        write_json(path, {**read_json(path), "resumed": self.resumed})
 
     def listen_for_stop(self) -> None:
         """Let SIGTERM ask this run to write a checkpoint and end. Only a process's main thread can."""
@@ -227,7 +239,7 @@ def _blank_record(spec: RunSpec) -> dict[str, Any]:
         "resumed": [],
         "key": spec.key,
         "function": spec.function,
-        "provenance": provenance.of_run(code_hash(spec.function), data, spec.execution.device),
+        "provenance": provenance.of_run(spec.code, data, spec.execution.device),
     }
 
 

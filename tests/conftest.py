@@ -19,7 +19,7 @@ def fork_server() -> None:
     """Start the server that LocalEngine forks its runs from, with the toy imported too: a child costs 0.1 s."""
     from common.engines import PRELOAD
 
-    multiprocessing.get_context("forkserver").set_forkserver_preload([*PRELOAD, "tests.toy"])
+    multiprocessing.get_context("forkserver").set_forkserver_preload([*PRELOAD, "tests.toy", "tests.faults"])
     forkserver.ensure_running()
 
 

@@ -1,19 +1,24 @@
 """Faults on purpose: processes that end, or system calls that fail, at a chosen point of a run."""
 
 import errno
+import functools
 import importlib
-import io
 import multiprocessing
 import os
 import signal
+import sys
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
 from common import runs
+from common.files import lock, write_text
 from common.runs import RunSpec
 
 
@@ -21,8 +26,8 @@ from common.runs import RunSpec
 class Fault:
     """What happens at the `nth` call of `where`, "module:attribute.attribute".
 
-    when: "before" the call, "after" it, or "half": torch.save leaves half a file. number: the signal this process then
-    sends itself; a negative one is an errno that is raised as OSError.
+    when: "before" the call, "after" it, or "half": Path.write_bytes writes half of the content. number: the signal that
+    this process then sends itself; a negative one is an errno that is raised as OSError.
     """
 
     where: str
@@ -43,17 +48,15 @@ FULL_DISK = -errno.ENOSPC
 def _armed(fault: Fault, original: Callable[..., Any]) -> Callable[..., Any]:
     calls = 0
 
+    @functools.wraps(original)  # Lightning looks at signatures
     def wrapper(*arguments: Any, **keywords: Any) -> Any:
         nonlocal calls
         calls += 1
         if calls != fault.nth:
             return original(*arguments, **keywords)
         if fault.when == "half":
-            state, target = arguments
-            whole = io.BytesIO()
-            original(state, whole)
-            half = whole.getvalue()[: len(whole.getvalue()) // 2]
-            _ = target.write(half) if hasattr(target, "write") else target.write_bytes(half)
+            path, content = arguments
+            original(path, content[: len(content) // 2])
         result = original(*arguments, **keywords) if fault.when == "after" else None
         fault.strike()
         # A signal that is handled lets the call go on.
@@ -83,6 +86,36 @@ def _body(spec: RunSpec, faults: tuple[Fault, ...]) -> None:
         runs.execute(spec, on_folder=lambda folder: folder.listen_for_stop())
 
 
+# What processes other than runs do in the tests. They stand here because a child imports the module of its function.
+
+
+def follow(receiver: Connection) -> None:
+    """Be the process that follows a run."""
+    while True:
+        receiver.recv()
+
+
+def write_for_ever(path: Path) -> None:
+    """Replace the file again and again by another one of 2,000 equal lines."""
+    for number in range(1_000_000):
+        write_text(path, f"{number}\n" * 2_000)
+
+
+def hold(path: Path, sender: Connection) -> None:
+    """Hold a lock until killed."""
+    with lock(path):
+        sender.send("held")
+        time.sleep(600)
+
+
+def print_to(path: Path) -> None:
+    """Print in every way there is, with the output going to a log."""
+    runs.redirect_output(path)
+    print("out", flush=True)
+    print("err", file=sys.stderr, flush=True)
+    os.system("echo child")
+
+
 def start(target: Callable[..., Any], *arguments: Any) -> BaseProcess:
     """A process forked from the server that has imported everything (fixture `fork_server`)."""
     process = multiprocessing.get_context("forkserver").Process(target=target, args=arguments)
@@ -90,11 +123,23 @@ def start(target: Callable[..., Any], *arguments: Any) -> BaseProcess:
     return process
 
 
+def written(spec: RunSpec) -> int:
+    """When the record of a run was last written, in ns; it is the first thing a run does."""
+    path = spec.folder / "run.json"
+    return path.stat().st_mtime_ns if path.exists() else 0
+
+
 def run_with(spec: RunSpec, *faults: Fault, kill_after: float | None = None) -> int | None:
-    """Execute a run in a process of its own with the faults; its exit code. kill_after: SIGKILL after so many seconds."""
+    """Execute a run in a process of its own with the faults; its exit code.
+
+    kill_after: SIGKILL so many seconds after the run has begun.
+    """
+    before = written(spec)
     process = start(_body, spec, faults)
-    process.join(kill_after)
-    if process.is_alive():
+    if kill_after is not None:
+        while written(spec) == before and process.is_alive():
+            time.sleep(0.002)
+        time.sleep(kill_after)
         process.kill()
     process.join()
     return process.exitcode

@@ -39,7 +39,7 @@ class Bookkeeping(pl.Callback):
         self.folder.samples = state["step"] * int(pl_module.samples_per_step)  # type: ignore[arg-type]
         self.folder.curves.cut(state["step"])
         if state["step"] < self.schedule.total_steps:
-            self.folder.resumed.append(state["step"])
+            self.folder.note_resumed(state["step"])
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # Lightning has just put its own SIGTERM handler in, which would end the run without a checkpoint.

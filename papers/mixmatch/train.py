@@ -27,7 +27,8 @@ from papers.mixmatch.config import CHOICES, Config
 from papers.mixmatch.own_data import fingerprint, scan
 from papers.mixmatch.reproduce import baselines
 
-REPRODUCTION_ONLY = ("dataset", "split", "num_labeled", "median_of")
+NAMED_DATA = ("dataset", "split", "num_labeled")
+NO_FLAGS = (*NAMED_DATA, "median_of")
 # Shorter than the paper's 2^20 steps, and averages that follow; the rest of `Config` stays as it is.
 DEFAULTS: dict[str, Any] = {
     "method": "mixmatch",
@@ -118,7 +119,7 @@ def build_parser() -> Any:
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     for setting in fields(Config):
         name = setting.name
-        if name in REPRODUCTION_ONLY:
+        if name in NO_FLAGS:
             continue
         about = HELP.get(name, "") + (f" ({', '.join(CHOICES[name])})" if name in CHOICES else "")
         kind: Any = setting.type
@@ -169,7 +170,7 @@ def _check(parsed: Any) -> Config:
 
 
 def _given(parsed: Any) -> dict[str, Any]:
-    return {field.name: parsed[field.name] for field in fields(Config) if field.name not in REPRODUCTION_ONLY}
+    return {field.name: parsed[field.name] for field in fields(Config) if field.name not in NO_FLAGS}
 
 
 def options_of(parsed: Any) -> Options:
@@ -197,7 +198,7 @@ def make_spec(parsed: Any, execution: Execution) -> RunSpec:
     data, out = Path(parsed.data).resolve(), Path(parsed.out).resolve()
     settings = settings_of(_given(parsed), parsed.size, execution.device)
     _check_out(out, data)
-    config = {name: value for name, value in asdict(settings).items() if name not in REPRODUCTION_ONLY}
+    config = {name: value for name, value in asdict(settings).items() if name not in NAMED_DATA}
     return RunSpec(
         paper="mixmatch",
         preset="own-data",

@@ -5,7 +5,6 @@ import math
 import multiprocessing
 import os
 import time
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
@@ -18,23 +17,11 @@ from tests import faults
 pytestmark = pytest.mark.usefixtures("fork_server")
 
 
-def _write_for_ever(path: Path) -> None:
-    """Replace the file again and again by another long, whole one."""
-    for number in range(1_000_000):
-        write_text(path, f"{number}\n" * 2_000)
-
-
-def _hold(path: Path, sender: Connection) -> None:
-    with lock(path):
-        sender.send("held")
-        time.sleep(60)
-
-
 @pytest.fixture
 def holder(tmp_path: Path):  # type: ignore[no-untyped-def]
     """A process that holds the lock of run `seed-1000` in tmp_path."""
     receiver, sender = multiprocessing.Pipe(duplex=False)
-    process = faults.start(_hold, tmp_path / ".seed-1000.lock", sender)
+    process = faults.start(faults.hold, tmp_path / ".seed-1000.lock", sender)
     assert receiver.recv() == "held"
     yield process
     process.kill()
@@ -45,7 +32,7 @@ def test_a_killed_writer_leaves_the_old_file_or_the_new_one_whole(tmp_path: Path
     path = tmp_path / "file.txt"
     numbers = set()
     for attempt in range(4):
-        process = faults.start(_write_for_ever, path)
+        process = faults.start(faults.write_for_ever, path)
         while not path.exists():
             time.sleep(0.005)
         time.sleep(0.004 * attempt)

@@ -2,8 +2,8 @@
 
 import json
 import os
+import pickle
 import signal
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -68,7 +68,9 @@ def test_the_key_holds_how_it_is_executed(spec: RunSpec, name: str) -> None:
 def test_the_key_holds_the_code(spec: RunSpec, monkeypatch: pytest.MonkeyPatch) -> None:
     before = spec.key
     monkeypatch.setattr(runs, "code_hash", lambda function: "another")
-    assert spec.key != before
+    assert replace(spec).key != before
+    # What has been planned keeps the code that it was planned with, in the process of the run, too.
+    assert spec.key == before == pickle.loads(pickle.dumps(spec)).key
 
 
 def test_the_key_holds_the_keys_of_the_needs(spec: RunSpec) -> None:
@@ -285,13 +287,6 @@ def test_the_clock_goes_on_from_a_checkpoint(spec: RunSpec) -> None:
 
 
 def test_output_of_a_run_goes_to_its_log(spec: RunSpec, fork_server: None, tmp_path: Path) -> None:
-    process = faults.start(_print_to, tmp_path / "log.txt")
+    process = faults.start(faults.print_to, tmp_path / "log.txt")
     process.join()
     assert (tmp_path / "log.txt").read_text() == "out\nerr\nchild\n"
-
-
-def _print_to(path: Path) -> None:
-    runs.redirect_output(path)
-    print("out", flush=True)
-    print("err", file=sys.stderr, flush=True)
-    os.system("echo child")
