@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from common import provenance
-from common.engines import set_threads, cores, probe_devices
+from common.engines import cores, probe_devices, set_threads
 from common.errors import UserError
 from common.files import write_text
 from common.paper import Paper
@@ -58,8 +58,9 @@ def seconds(function: Callable[[], object], device: str = "cpu") -> float:
     return time.perf_counter() - start
 
 
-def interleaved(functions: Sequence[Callable[[], object]], repeats: int, warm_up: int = 1,
-                device: str = "cpu") -> list[float]:
+def interleaved(
+    functions: Sequence[Callable[[], object]], repeats: int, warm_up: int = 1, device: str = "cpu"
+) -> list[float]:
     """Median seconds of each function, called in turns a, b, a, b, ...; the first `warm_up` rounds do not count."""
     rounds = [[seconds(function, device) for function in functions] for _ in range(warm_up + repeats)]
     return [statistics.median(times) for times in zip(*rounds[warm_up:], strict=True)]
@@ -69,11 +70,24 @@ def _rounded(value: float) -> float:
     return float(f"{value:.4g}")
 
 
-def compare(setting: Setting, case: str, unit: str, fast: Callable[[], object], plain: Callable[[], object],
-            equivalence: float, repeats: int = 5, warm_up: int = 1, per_call: int = 1, floor: float | None = None) -> Row:
-    """The row of two paths, timed in turns. unit: "s", "ms" or "us", with more words after a slash ("us/view").
-    per_call: of how many such things (views, steps) one call does. equivalence: largest difference between their results.
-    floor: in the row's unit. With `setting.small` everything is called once."""
+def compare(
+    setting: Setting,
+    case: str,
+    unit: str,
+    fast: Callable[[], object],
+    plain: Callable[[], object],
+    equivalence: float,
+    repeats: int = 5,
+    warm_up: int = 1,
+    per_call: int = 1,
+    floor: float | None = None,
+) -> Row:
+    """The row of two paths, timed in turns.
+
+    unit: "s", "ms" or "us", with more words after a slash ("us/view"). per_call: how many such things (views, steps)
+    one call does. equivalence: largest difference between their results. floor: in the row's unit. With
+    `setting.small` everything is called once.
+    """
     if setting.small:
         repeats, warm_up = 1, 0
     times = interleaved((fast, plain), repeats, warm_up, setting.execution.device)
@@ -81,14 +95,26 @@ def compare(setting: Setting, case: str, unit: str, fast: Callable[[], object], 
     return row(setting, case, unit, quick, slow, floor, equivalence)
 
 
-def row(setting: Setting, case: str, unit: str, fast: float, plain: float | None = None, floor: float | None = None,
-        equivalence: float | None = None) -> Row:
+def row(
+    setting: Setting,
+    case: str,
+    unit: str,
+    fast: float,
+    plain: float | None = None,
+    floor: float | None = None,
+    equivalence: float | None = None,
+) -> Row:
     """A row as `bench.json` holds it, numbers to four digits; without `plain` a lone measurement."""
     return {
-        "case": f"{case} (smoke)" if setting.small else case, "device": setting.label,
-        "threads": setting.execution.threads, "unit": unit, "fast": _rounded(fast),
-        "plain": None if plain is None else _rounded(plain), "ratio": None if plain is None else _rounded(plain / fast),
-        "floor": floor, "equivalence": None if equivalence is None else _rounded(equivalence),
+        "case": f"{case} (smoke)" if setting.small else case,
+        "device": setting.label,
+        "threads": setting.execution.threads,
+        "unit": unit,
+        "fast": _rounded(fast),
+        "plain": None if plain is None else _rounded(plain),
+        "ratio": None if plain is None else _rounded(plain / fast),
+        "floor": floor,
+        "equivalence": None if equivalence is None else _rounded(equivalence),
     }
 
 
@@ -111,16 +137,19 @@ def settings(options: Options, found: dict[str, Any], cores: int) -> list[Settin
     name = hardware.get("gpu", hardware["processor"])
     if device == "cpu" and found["amx_bf16"]:
         name += ", AMX"
-    threads = [n for n in (1, 2) if n <= cores] if device == "cpu" else [1]
-    return [Setting(Execution(device, precision, n, compiled, options.deterministic), f"{device} ({name})",
-                    options.preset == "smoke") for n in threads]
+    small = options.preset == "smoke"
+    threads = [1, 2] if device == "cpu" and cores > 1 and not small else [1]
+    return [
+        Setting(Execution(device, precision, n, compiled, options.deterministic), f"{device} ({name})", small)
+        for n in threads
+    ]
 
 
 def _child(function: str, setting: Setting, sender: Connection) -> None:
     try:
         set_threads(setting.execution.threads)
-        for row in resolve(function)(setting):
-            sender.send(row)
+        for found in resolve(function)(setting):
+            sender.send(found)
         sender.send(None)
     except UserError as error:
         sender.send(error)
@@ -150,13 +179,18 @@ def measure(function: str, setting: Setting) -> Iterator[Row]:
 
 
 def show(rows: Sequence[Row], console: Console) -> None:
-    """Print rows as a table."""
-    table = Table("case", "device", "threads", "unit", "fast", "plain", "ratio", "floor", "largest difference", box=None)
-    for row in rows:
-        cells = [row["fast"], row["plain"], row["ratio"], row["floor"], row["equivalence"]]
-        table.add_row(row["case"], row["device"], str(row["threads"]), row["unit"],
-                      *("-" if cell is None else f"{cell:.4g}" for cell in cells))
-    console.print(table, soft_wrap=not console.is_terminal)
+    """Print rows as a table for each device."""
+    for device in dict.fromkeys(each["device"] for each in rows):
+        console.print(device, highlight=False)
+        table = Table("case", "unit", box=None)
+        for name in ("threads", "fast", "plain", "ratio", "floor", "difference"):
+            table.add_column(name, justify="right", no_wrap=True)
+        for each in rows:
+            if each["device"] == device:
+                cells = [each[name] for name in ("fast", "plain", "ratio", "floor", "equivalence")]
+                numbers = ("-" if cell is None else f"{cell:.3g}" for cell in cells)
+                table.add_row(each["case"], each["unit"], str(each["threads"]), *numbers)
+        console.print(table)
 
 
 def run_bench(paper: Paper, options: Options, console: Console) -> int:
@@ -176,14 +210,14 @@ def run_bench(paper: Paper, options: Options, console: Console) -> int:
     measured: list[Row] = []
     for setting in places:
         fresh = []
-        for row in measure(paper.bench, setting):
-            fresh.append(row)
-            ratio = "" if row["ratio"] is None else f", {row['ratio']:.3g} times better than plain"
-            console.print(f"{row['case']}, {row['threads']} threads: {row['fast']:.4g} {row['unit']}{ratio}",
-                          highlight=False)
+        for found in measure(paper.bench, setting):
+            fresh.append(found)
+            ratio = "" if found["ratio"] is None else f", {found['ratio']:.3g} times better than plain"
+            words = f"{found['case']}, {found['threads']} threads: {found['fast']:.4g} {found['unit']}{ratio}"
+            console.print(words, highlight=False, soft_wrap=True)
         source = {**provenance.of_results(), "hardware": provenance.hardware(setting.execution.device)}
-        document = merge_bench(document, {"schema_version": 1, "paper": paper.name, "title": paper.title,
-                                          "provenance": source, "rows": fresh})
+        new = {"schema_version": 1, "paper": paper.name, "title": paper.title, "provenance": source, "rows": fresh}
+        document = merge_bench(document, new)
         validate(document, "bench")
         write_text(path, dump_json(document))
         measured += fresh

@@ -1,9 +1,9 @@
 """A whole training step as one CUDA graph: the host launches it once instead of some thousand kernels.
 
-A graph replays fixed kernels on fixed addresses, so whatever changes from step to step comes in through tensors that keep
-their place. A captured function therefore reads nothing back from the device, branches on no tensor's value, updates its
-state in place (parameters, optimiser with `capturable=True`, averages, BatchNorm's buffers), and enters autocast, if at
-all, with `cache_enabled=False`, so that the conversion of the weights is part of the graph.
+A graph replays fixed kernels on fixed addresses, so whatever changes from step to step comes in through tensors that
+keep their place. A captured function therefore reads nothing back from the device, branches on no tensor's value,
+updates its state in place (parameters, optimiser with `capturable=True`, averages, BatchNorm's buffers), and enters
+autocast, if at all, with `cache_enabled=False`, so that the conversion of the weights is part of the graph.
 
 Recording runs nothing. The eager calls that must come before it - they choose algorithms, compile, and make the
 optimiser's state - are real steps on real inputs, so there is no state to put back, and replayed training is the eager

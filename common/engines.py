@@ -78,6 +78,8 @@ def _child(spec: RunSpec, sender: Connection, gpu: str | None, current_folder: s
     try:
         message = ("end", runs.execute(spec, report, on_folder))
     except (UserError, OSError) as error:
+        if isinstance(error, OSError):
+            error.filename = error.filename or str(spec.folder)
         message = ("error", error)
     except Exception as error:
         message = ("error", RuntimeError("".join(traceback.format_exception(error))))

@@ -115,9 +115,9 @@ def fit(module: pl.LightningModule, folder: Folder, schedule: Schedule) -> None:
 def autocast(execution: Execution) -> Any:
     """The context in which a step's forward, or an evaluation, computes.
 
-    Lightning's own autocast lies around a whole range of steps and keeps the weights it has converted until it ends: the
-    second step would compute with the first one's weights. Hence a context for each step, and one that keeps nothing,
-    which also lets the step be captured in a CUDA graph.
+    Lightning's own autocast lies around a whole range of steps and keeps the weights it has converted until it ends:
+    the second step would compute with the first one's weights. Hence a context for each step, and one that keeps
+    nothing, which also lets the step be captured in a CUDA graph.
     """
     if execution.precision != "bfloat16":
         return nullcontext()

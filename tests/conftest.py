@@ -16,10 +16,12 @@ torch.set_num_threads(1)
 
 @pytest.fixture(scope="session")
 def fork_server() -> None:
-    """Start the server that LocalEngine forks its runs from, with the toy imported too: a child costs 0.1 s."""
+    """Start the server that LocalEngine forks its runs from; with all imported that tests run, a child costs 0.2 s."""
+    from common.command import paper_names
     from common.engines import PRELOAD
 
-    multiprocessing.get_context("forkserver").set_forkserver_preload([*PRELOAD, "tests.toy", "tests.faults"])
+    modules = ["sklearn.datasets", "tests.toy", "tests.faults", *(f"papers.{name}.module" for name in paper_names())]
+    multiprocessing.get_context("forkserver").set_forkserver_preload([*PRELOAD, *modules])
     forkserver.ensure_running()
 
 

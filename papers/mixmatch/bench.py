@@ -1,9 +1,9 @@
 """Speed of MixMatch's training, measured by `make bench PAPER=mixmatch`; the classes here are the plain paths.
 
-`PlainStep` is a training step as good public ports write it: images normalised beforehand in NCHW, augmented one by one
-in NumPy, a forward for each of the 2K + 1 batches (`method.plain_loss`), PyTorch's Adam as it comes, a loop over tensors
-for averages and decay, the loss read back every step. It takes the same draws as the fast path, so both do the same
-step, to rounding.
+`PlainStep` is a training step as good public ports write it: images normalised beforehand in NCHW, augmented one by
+one in NumPy, a forward for each of the 2K + 1 batches (`method.plain_loss`), PyTorch's Adam as it comes, a loop over
+tensors for averages and decay, the loss read back every step. It takes the same draws as the fast path, so both do the
+same step, to rounding.
 """
 
 import copy
@@ -109,7 +109,7 @@ class PlainStep:
         with torch.no_grad():
             for weight in self.kernels:
                 weight.mul_(1 - self.config.weight_decay * self.config.learning_rate)
-        return float(loss.total)
+        return float(loss.total.detach())
 
     def training_step(self, bounds: tuple[int, int]) -> None:
         """The steps range(*bounds), each with its own draws."""
@@ -126,7 +126,8 @@ def average_one_by_one(averages: Iterable[Tensor], parameters: Iterable[Tensor],
 
 def largest_difference(first: Iterable[Tensor], second: Iterable[Tensor]) -> float:
     """Largest magnitude of the difference between corresponding tensors."""
-    return max(float((a.detach().double() - b.detach().double()).abs().max()) for a, b in zip(first, second, strict=True))
+    pairs = zip(first, second, strict=True)
+    return max(float((a.detach().double() - b.detach().double()).abs().max()) for a, b in pairs)
 
 
 class Counter:
@@ -141,8 +142,9 @@ class Counter:
 
 
 def step_difference(config: Config, split: Split, device: str) -> float:
-    """Largest difference between fast and plain of a first step in float32: of the loss, and of the gradients relative to
-    the largest one. (Parameters after Adam's first step would compare the signs of gradients that are only rounding.)"""
+    """Largest difference between fast and plain of a first step in float32: of the loss, and of the gradients relative
+    to the largest one. (Adam's first step divides each gradient by its own size: parameters after it would compare
+    the signs of gradients that are nothing but rounding.)"""
     module = make_module(replace(config, cuda_graph=False), split, Execution(device))
     plain = PlainStep(module)
     loss = float(module.training_step((0, 1))["loss"])
@@ -245,8 +247,8 @@ class Clock(pl.Callback):
 
 
 def digits_steps(setting: Setting) -> list[Row]:
-    """The quick preset's small step within Lightning: 25 steps or one a `training_step`; and what one batch of Lightning's
-    costs beyond the steps in it, which 25 steps then share."""
+    """The quick preset's small step within Lightning, 25 steps or one in a `training_step`; and what one batch of
+    Lightning's costs beyond the steps in it, which 25 steps then share."""
     config, count = digits_config(), 4 if setting.small else 200
     split = load_split(config, 0, None)
     execution = Execution(threads=setting.execution.threads)
@@ -277,7 +279,7 @@ def digits_steps(setting: Setting) -> list[Row]:
 
 
 def ghost_batch_norm(setting: Setting, small_images: bool) -> Row:
-    """Loss and gradients with the batches of a step in one forward, or in a forward each. Which of them `forward_batches`
+    """Gradients with the three mixed batches in one forward, or in a forward each. Which of them `forward_batches`
     takes on a CPU depends on the images' size; both sizes are measured."""
     device = setting.execution.device
     size = 4 if setting.small else 32 if small_images else 64

@@ -253,14 +253,15 @@ MISUSES = {
     "unknown test class": (["--data", "{data}/unknown"], "test/c is no class with labelled images: these are a, b"),
     "test without classes": (["--data", "{data}/flat"], "test has no class folders"),
     "output in the data": (["--out", "{data}/model"], "lies inside the data folder"),
-    "output is a file": (["--out", "{data}/tiny.yaml/../cat/../../pets/tiny.yaml"], ""),
+    "output is a file": (["--out", "{data}/../file"], "is a file: choose a folder"),
     "output holds files": (["--out", "{data}/.."], "holds other files"),
     "unknown method": (["--method", "mixmach"], "no method 'mixmach'; there is supervised, "),
     "unknown model": (["--model", "resnet"], "no model 'resnet'; there is convnet, "),
     "unknown device": (["--device", "tpu"], "no device 'tpu'"),
     "no such device": (["--device", "cuda"], "no cuda device on this machine"),
     "unknown mixing": (["--mixing", "yx.x"], "no mixing 'yx.x'"),
-    "not a number": (["--learning_rate", "nan"], "learning_rate must be a number from 0 up"),
+    "not a number": (["--learning_rate", "nan"], "learning_rate"),
+    "negative": (["--noise", "-0.1"], "noise must be a number from 0 up"),
     "no steps": (["--steps", "0"], "steps must be at least 1"),
     "a word": (["--steps", "many"], '"steps"'),
     "unknown flag": (["--stepz", "4"], "--stepz"),
@@ -290,6 +291,7 @@ def test_misuse_is_one_line(misuse: str, data: Path, tmp_path: Path, run: Run, m
     for place in ("flat/a", "flat/b", "flat/unlabeled", "flat/test"):
         picture(data / place / "0.png", 0)
     (data / "empty" / "b").mkdir()
+    (tmp_path / "file").touch()
     arguments, text = MISUSES[misuse]
     status, _, err = train_on(run, data, tmp_path / "model", *[a.format(data=data) for a in arguments])
     assert status == 2 and err.startswith("error: ") and err.count("\n") == 1, err
@@ -416,9 +418,9 @@ def test_exif_turns_and_the_middle_is_cut(tmp_path: Path) -> None:
     pixels[:, 20:60, 0], pixels[:, :20, 1], pixels[20:, 20:60, 2] = 255, 255, 255
     image, exif = Image.fromarray(pixels), Image.Exif()
     upright = read(image, tmp_path / "a.png")
-    # The outer quarters are gone, the lower half of the middle is red and blue.
-    assert (upright[..., 0] > 250).all() and upright[..., 1].max() < 20
-    assert (upright[:2, :, 2] < 20).all() and (upright[2:, :, 2] > 235).all()
+    # The outer quarters are gone (but for what the filter takes over the edge), the lower half is red and blue.
+    assert (upright[..., 0] > 225).all() and upright[..., 1].max() < 30
+    assert (upright[:2, :, 2] < 30).all() and (upright[2:, :, 2] > 200).all()
     exif[0x0112] = 6  # the camera was turned: rotate by 90 degrees clockwise to see it upright
     turned = read(image, tmp_path / "b.jpg", exif=exif, quality=100)
     assert np.abs(turned.astype(int) - np.rot90(upright, -1).astype(int)).max() < 40
