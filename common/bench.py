@@ -119,7 +119,7 @@ def row(
 
 
 def settings(options: Options, found: dict[str, Any], cores: int) -> list[Setting]:
-    """The places to measure: one GPU, or the CPU with one thread and with two. UserError for a device that is not there.
+    """Where to measure: one GPU, or the CPU with one thread and with two. UserError for a device that is not there.
 
     `found` is as `common.engines.probe_devices` gives it.
     """

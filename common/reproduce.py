@@ -190,7 +190,7 @@ def report(paper: Paper, preset: Preset, root: Path, console: Console) -> Path:
     check_writable(folder)
     document = results.collect(paper, preset, root)
     if not document["runs"]:
-        raise UserError(f"nothing to report: no run of {paper.name} {preset.name} is in {root}: run make reproduce first")
+        raise UserError(f"nothing to report: no run of {paper.name} {preset.name} in {root}: run make reproduce first")
     results.write(paper, preset, root, document)
     bench = root / paper.name / "bench.json"
     page = write_report(document, folder / f"{preset.name}.curves.csv.gz", read_bench(bench), folder)

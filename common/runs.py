@@ -160,7 +160,7 @@ class Folder:
         self._started = time.monotonic() - seconds
 
     def note_resumed(self, step: int) -> None:
-        """Put into the record that the run went on from a checkpoint at `step`; at once, since it may be killed again."""
+        """Put into the record, at once, that the run went on from a checkpoint at `step`: it may be killed again."""
         self.resumed.append(step)
         path = self.path / "run.json"
         write_json(path, {**read_json(path), "resumed": self.resumed})
@@ -213,7 +213,7 @@ def _move_aside(folder: Path) -> None:
 
 
 def settled_status(spec: RunSpec) -> str | None:
-    """"finished" or "diverged" where the folder holds this very run (same key) and nothing is left to do, else None."""
+    """ "finished" or "diverged" where the folder holds this very run (same key) and nothing is left to do, else None."""
     record = read_record(spec.folder)
     return record["status"] if record and record["key"] == spec.key and record["status"] in SETTLED else None
 

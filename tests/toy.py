@@ -30,11 +30,17 @@ from common.trainer import Schedule, fit, save_weights
 TRAIN = "tests.toy:train"
 PLAIN = "tests.toy:plain"
 # Ranges of 3 steps, cut at every other number below: evaluation, checkpoints and logs fall on different steps.
-SETTINGS: dict[str, Any] = {"total_steps": 24, "evaluate_every": 8, "checkpoint_every": 5, "log_every": 4, "steps_per_call": 3}
+SETTINGS: dict[str, Any] = {
+    "total_steps": 24,
+    "evaluate_every": 8,
+    "checkpoint_every": 5,
+    "log_every": 4,
+    "steps_per_call": 3,
+}
 
 
 class Toy(pl.LightningModule):
-    """A regression on a function of normal draws. explode: the step from which the loss is NaN; pause: seconds a range."""
+    """A regression on normal draws. explode: the step from which the loss is NaN. pause: seconds before each range."""
 
     def __init__(self, seed: int, dropout: float = 0.5, explode: int | None = None, pause: float = 0.0):
         super().__init__()
@@ -42,7 +48,9 @@ class Toy(pl.LightningModule):
         self.seed, self.explode, self.pause = seed, explode, pause
         self.step, self.samples_per_step = 0, 16
         with seeded(Stream(seed, "initialisation")):
-            self.model = nn.Sequential(nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(dropout), nn.Linear(16, 1))
+            self.model = nn.Sequential(
+                nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(dropout), nn.Linear(16, 1)
+            )
         self.average = copy.deepcopy(self.model).requires_grad_(False)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -83,7 +91,7 @@ def train(config: Mapping[str, Any], folder: Folder, needs: Mapping[str, Path]) 
 
 
 def plain(config: Mapping[str, Any], folder: Folder, needs: Mapping[str, Path]) -> dict[str, Any]:
-    """Do `config["do"]`; {"score"}: config["score"] (0) + a hundredth of the last digit of the seed + the needs' scores.
+    """Do `config["do"]`; {"score"}: config["score"] + a hundredth of the seed's last digit + the scores of the needs.
 
     Leaves in artifacts/ a line an attempt in `attempts`, and `times`: when it began and ended, by a clock that all
     processes share.
@@ -138,14 +146,38 @@ def of_plain(name: str, **methods: Mapping[str, Any]) -> Experiment:
 
 UNIT = "points"
 BETTER = Claim(
-    "C1", "good scores more than bad", "Table 1", True,
-    {"quick": Rule(quantity=difference(("plain", "good"), ("plain", "bad"), "score", UNIT, claimed=[("plain", "good")]),
-                   better="higher", gate=0.5, null=0.0, seeds=3, data="made up", stand_in=True)},
+    "C1",
+    "good scores more than bad",
+    "Table 1",
+    True,
+    {
+        "quick": Rule(
+            quantity=difference(("plain", "good"), ("plain", "bad"), "score", UNIT, claimed=[("plain", "good")]),
+            better="higher",
+            gate=0.5,
+            null=0.0,
+            seeds=3,
+            data="made up",
+            stand_in=True,
+        )
+    },
 )
 CALM = Claim(
-    "C2", "wild does not diverge", "Table 2", True,
-    {"faults": Rule(quantity=level("faults", "nan", "score", UNIT), better="higher", gate=0.5, null=0.0, seeds=1,
-                    data="made up", stand_in=True)},
+    "C2",
+    "wild does not diverge",
+    "Table 2",
+    True,
+    {
+        "faults": Rule(
+            quantity=level("faults", "nan", "score", UNIT),
+            better="higher",
+            gate=0.5,
+            null=0.0,
+            seeds=1,
+            data="made up",
+            stand_in=True,
+        )
+    },
 )
 PAPER = Paper(
     name="toy",
@@ -153,22 +185,55 @@ PAPER = Paper(
     citation="Nobody, never.",
     function=TRAIN,
     presets=(
-        Preset("quick", (
-            replace(of_plain("plain", good={"score": 2.0}, bad={"score": 1.0}), seeds=3),
-            replace(of_plain("chain", first={"score": 1.0}, second={}, third={}), seeds=2, needs={
-                "second": {"before": Need("chain", "first")}, "third": {"before": Need("chain", "second")}}),
-        ), cost="a second", description="plain functions"),
-        Preset("trained", (Experiment("line", {"wet": {"dropout": 0.5}, "dry": {"dropout": 0.0}}, SETTINGS, seeds=2,
-                                      described="normal draws"),), cost="a second", description="a network"),
-        Preset("faults", (
-            replace(of_plain("faults", good={}, fail={"do": "fail"}, diverge={"do": "diverge"}, nan={"do": "nan"}), seeds=1),
-            Experiment("line", {"explode": {"explode": 9}}, SETTINGS, seeds=1, described="normal draws"),
-        ), cost="a second", description="everything goes wrong"),
-        Preset("data", (
-            replace(of_plain("built-in", good={}), data=(DataSource("digits"),), seeds=1),
-            replace(of_plain("absent", good={}), data=(DataSource("cifar10"), DataSource("mnist")), seeds=1),
-            replace(of_plain("present", good={}), data=(DataSource("mnist"),), seeds=1),
-        ), cost="a second", description="data in DATA_DIR"),
+        Preset(
+            "quick",
+            (
+                replace(of_plain("plain", good={"score": 2.0}, bad={"score": 1.0}), seeds=3),
+                replace(
+                    of_plain("chain", first={"score": 1.0}, second={}, third={}),
+                    seeds=2,
+                    needs={"second": {"before": Need("chain", "first")}, "third": {"before": Need("chain", "second")}},
+                ),
+            ),
+            cost="a second",
+            description="plain functions",
+        ),
+        Preset(
+            "trained",
+            (
+                Experiment(
+                    "line",
+                    {"wet": {"dropout": 0.5}, "dry": {"dropout": 0.0}},
+                    SETTINGS,
+                    seeds=2,
+                    described="normal draws",
+                ),
+            ),
+            cost="a second",
+            description="a network",
+        ),
+        Preset(
+            "faults",
+            (
+                replace(
+                    of_plain("faults", good={}, fail={"do": "fail"}, diverge={"do": "diverge"}, nan={"do": "nan"}),
+                    seeds=1,
+                ),
+                Experiment("line", {"explode": {"explode": 9}}, SETTINGS, seeds=1, described="normal draws"),
+            ),
+            cost="a second",
+            description="everything goes wrong",
+        ),
+        Preset(
+            "data",
+            (
+                replace(of_plain("built-in", good={}), data=(DataSource("digits"),), seeds=1),
+                replace(of_plain("absent", good={}), data=(DataSource("cifar10"), DataSource("mnist")), seeds=1),
+                replace(of_plain("present", good={}), data=(DataSource("mnist"),), seeds=1),
+            ),
+            cost="a second",
+            description="data in DATA_DIR",
+        ),
         Preset("gpu", (of_plain("plain", good={}),), cost="a second", description="on a GPU", needs_gpu=True),
     ),
     claims=(BETTER, CALM),

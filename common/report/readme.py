@@ -4,11 +4,13 @@
     ... whatever stands here is replaced ...
     <!-- end generated -->
 
-Blocks of a paper's README: `results <preset>` (claims and methods), `bench`, `plots <preset>` (the recorded pictures).
+Blocks of a paper's README: `results <preset>` (claims and methods), `output <preset>` (what the command printed),
+`bench`, `plots <preset>` (the recorded pictures).
 In the README at the root a paper's name comes first (`results mixmatch quick`), `papers` lists every paper with its
 verdicts, and `data` is the table of data sets and licences.
 """
 
+import io
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +21,7 @@ from common.errors import UserError
 from common.files import read_json, write_bytes, write_text
 from common.report import plots, tables, text
 from common.report.curves import read_curves
+from common.report.terminal import print_verdicts
 
 _MARKER = re.compile(r"^<!-- (generated: (?P<name>[^>]*?)|end generated) -->[ \t]*$", re.MULTILINE)
 NOT_RECORDED = "*Not recorded yet.*"
@@ -91,9 +94,9 @@ def render(name: str, folder: Path) -> str:
     if kind == "data" and not words:
         return licence_table()
     count = 0 if kind == "bench" else 1
-    if kind not in ("results", "bench", "plots") or len(words) not in (count, count + 1):
+    if kind not in ("results", "output", "bench", "plots") or len(words) not in (count, count + 1):
         raise UserError(
-            f"{folder / 'README.md'}: no block is called '{name}': write results <preset>, plots <preset>, bench, "
+            f"{folder / 'README.md'}: no block is called '{name}': write results, output or plots <preset>, bench, "
             "papers or data (at the root with the paper's name first: results mixmatch quick)"
         )
     paper = folder
@@ -103,6 +106,8 @@ def render(name: str, folder: Path) -> str:
             raise UserError(f"{folder / 'README.md'}: block '{name}': there is no paper in {paper}")
     if kind == "bench":
         return bench(paper / "results" / "bench.json")
+    if kind == "output":
+        return output(paper / "results" / f"{words[-1]}.json")
     if kind == "plots":
         return pictures(paper / "results" / "plots" / words[-1], folder)
     return claims_and_methods(paper / "results" / f"{words[-1]}.json")
@@ -117,25 +122,28 @@ def _load(path: Path) -> dict[str, Any] | None:
 
 
 def claims_and_methods(path: Path) -> str:
-    """The `results` block: counts, judged claims, one table of methods an experiment, the claims not run."""
+    """The `results` block: counts, judged claims, one table of methods an experiment."""
     results = _load(path)
     if results is None:
         return NOT_RECORDED
-    return "\n\n".join(result_parts(results, heading="####"))
+    return "\n\n".join(result_parts(results, heading="####", list_not_run=False))
 
 
-def result_parts(results: dict[str, Any], heading: str) -> list[str]:
-    """Markdown of verdicts and methods; `heading` is the level of an experiment's title."""
+def result_parts(results: dict[str, Any], heading: str, list_not_run: bool = True) -> list[str]:
+    """Markdown of verdicts and methods; `heading` is the level of an experiment's title.
+
+    list_not_run: whether the claims that the preset does not test are listed, which would bury a README.
+    """
     claims, waiting = tables.judged(results), tables.not_run(results)
     parts = [f"**{text.markdown(tables.counts_text(results['claims']))}.** {tables.chance_text(results)}"]
     if claims:
         parts.append(tables.verdict_table(results, claims).markdown())
-    if waiting:
-        parts += [
-            f"<details><summary>{text.plural(len(waiting), 'claim')} not run with this preset</summary>",
-            tables.not_run_table(results).markdown(),
-            "</details>",
-        ]
+    summary = f"{text.plural(len(waiting), 'claim')} not run with this preset"
+    if waiting and list_not_run:
+        listed = tables.not_run_table(results).markdown()
+        parts += [f"<details><summary>{summary}</summary>", listed, "</details>"]
+    elif waiting:
+        parts.append(f"*{summary}: the report lists them.*")
     for experiment in tables.experiments(results):
         table = tables.experiment_table(results, experiment)
         parts += [f"{heading} {text.markdown(table.title)}", "Mean ± half of the 95 % t interval over seeds."]
@@ -143,6 +151,18 @@ def result_parts(results: dict[str, Any], heading: str) -> list[str]:
     if not results["runs"]:
         parts.append("*No run is recorded.*")
     return parts
+
+
+def output(path: Path) -> str:
+    """The `output` block: what the command prints at its end where there is no terminal."""
+    results = _load(path)
+    if results is None:
+        return NOT_RECORDED
+    from rich.console import Console
+
+    printed = io.StringIO()
+    print_verdicts(results, None, Console(file=printed, width=120))
+    return f"```text\n{printed.getvalue().rstrip()}\n```"
 
 
 def bench(path: Path) -> str:

@@ -81,7 +81,7 @@ def test_a_gpu_is_taken_with_its_fastest_settings(monkeypatch):
     monkeypatch.setattr(bench.provenance, "hardware", lambda device: {"processor": "p", "gpu": "G"})
     (setting,) = settings(Options(), {**NOTHING, "cuda": 1}, cores=8)
     assert setting.label == "cuda (G)"
-    assert (setting.execution.device, setting.execution.precision, setting.execution.compile) == ("cuda", "bfloat16", True)
+    assert setting.execution == Execution("cuda", "bfloat16", compile=True)
 
 
 def test_the_file_follows_the_schema_and_keeps_other_devices(tmp_path, monkeypatch, fork_server):

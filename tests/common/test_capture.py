@@ -1,4 +1,4 @@
-"""Replayed steps are the eager steps: with a stand-in for the device that, like a GPU, runs nothing while it records."""
+"""Replayed steps are the eager steps: on a stand-in for a GPU that, like one, runs nothing while it records."""
 
 from collections.abc import Callable
 

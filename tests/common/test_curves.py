@@ -73,7 +73,8 @@ def test_a_missing_file_has_no_rows(tmp_path: Path) -> None:
 
 
 def test_gathering_gives_the_same_bytes_again(curves: Curves, tmp_path: Path) -> None:
-    runs = [("e", "m", 1000, curves.path), ("e", "comma, quote\"", 1001, curves.path), ("e", "none", 1000, tmp_path / "no")]
+    awkward = 'comma, quote"'
+    runs = [("e", "m", 1000, curves.path), ("e", awkward, 1001, curves.path), ("e", "none", 1000, tmp_path / "no")]
     gather(runs, tmp_path / "one.csv.gz")
     gather(runs, tmp_path / "another-name.csv.gz")
     content = (tmp_path / "one.csv.gz").read_bytes()
@@ -81,4 +82,4 @@ def test_gathering_gives_the_same_bytes_again(curves: Curves, tmp_path: Path) ->
     lines = gzip.decompress(content).decode().splitlines()
     assert lines[0] == "experiment,method,seed,step,samples,seconds,name,value" and len(lines) == 1 + 2 * 8
     rows = read_rows(tmp_path / "one.csv.gz")
-    assert rows[8]["method"] == 'comma, quote"' and rows[8]["seed"] == "1001" and float(rows[2]["value"]) == 0.5
+    assert rows[8]["method"] == awkward and rows[8]["seed"] == "1001" and float(rows[2]["value"]) == 0.5

@@ -88,7 +88,8 @@ def test_broken_json_is_one_line_that_names_the_file(tmp_path: Path, content: by
 def test_a_held_lock_is_refused_with_its_holder(tmp_path: Path, holder) -> None:  # type: ignore[no-untyped-def]
     path = tmp_path / ".seed-1000.lock"
     assert is_locked(path)
-    with pytest.raises(Locked, match=rf"seed-1000 is in use by process {holder.pid}: wait for it, or stop it"), lock(path):
+    said = rf"seed-1000 is in use by process {holder.pid}: wait for it, or stop it"
+    with pytest.raises(Locked, match=said), lock(path):
         pass
 
 

@@ -1,6 +1,7 @@
 """Random streams: each draw against a slow oracle in plain Python integers, and the properties that resuming needs."""
 
 import hashlib
+from itertools import pairwise
 from statistics import NormalDist
 
 import pytest
@@ -145,7 +146,7 @@ def test_each_index_comes_once_an_epoch(data: st.DataObject, seed: int, populati
     steps = -(-3 * population // batch)
     # Drawn in any chunks that a resume may cut, from any start.
     cuts = sorted({0, steps, *data.draw(st.lists(st.integers(0, steps), max_size=4))})
-    chunks = [stream.epochs(range(a, b), batch, population) for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
+    chunks = [stream.epochs(range(a, b), batch, population) for a, b in pairwise(cuts)]
     assert all(chunk.shape[1] == batch for chunk in chunks)
     order = torch.cat(chunks).flatten()[: 3 * population].view(3, population)
     assert torch.equal(order.sort(dim=1).values, torch.arange(population).expand(3, population))

@@ -64,11 +64,14 @@ def test_any_text_is_seeds_or_one_line_that_names_it(text: str) -> None:
         assert seeds is None or (seeds and all(0 <= seed < 2**32 for seed in seeds))
 
 
-BAD_SEEDS = "0 -1 five 1.5 1e3 1000- 3;4 , ,, 1,1 1,x -1,2 1000,-1 4294967296, 1003 1000000000000 [1,2] 0x10".split()
+@pytest.mark.parametrize("text", ["0", "-1", "five", "1.5", "1e3", "1000-", "3;4", "[1,2]", "0x10", "1003", "10" * 8])
+def test_bad_counts_of_seeds(text: str) -> None:
+    with pytest.raises(UserError, match="seeds"):
+        parse_seeds(text)
 
 
-@pytest.mark.parametrize("text", BAD_SEEDS)
-def test_bad_seeds(text: str) -> None:
+@pytest.mark.parametrize("text", [",", ",,", "1,1", "1,x", "-1,2", "1000,-1", "4294967296,", "1,1000"])
+def test_bad_lists_of_seeds(text: str) -> None:
     with pytest.raises(UserError, match="seeds"):
         parse_seeds(text)
 
@@ -90,7 +93,8 @@ def test_the_grid_is_experiments_times_seeds_times_methods() -> None:
 def test_a_run_carries_its_experiments_settings() -> None:
     spec = grid(preset="trained", data_dir=Path("data"), tensorboard=True)[0]
     assert spec.function == toy.TRAIN and spec.config == {**toy.SETTINGS, "dropout": 0.5} and spec.preset == "trained"
-    assert spec.folder == Path("runs/toy/trained/line/wet/seed-1000") and spec.data_dir == Path("data") and spec.tensorboard
+    assert spec.folder == Path("runs/toy/trained/line/wet/seed-1000")
+    assert spec.data_dir == Path("data") and spec.tensorboard
     assert grid()[0].function == toy.PLAIN and grid("data")[0].data == (Data("digits", "digits", "fingerprint"),)
 
 
@@ -107,7 +111,7 @@ def test_threads_function_and_exclusiveness_are_the_experiments() -> None:
     of = replace(toy.of_plain("e", a={}, b={}), threads=2, exclusive=True, functions={"b": "tests.toy:threads"})
     specs = _expand(_paper(of, Experiment("f", {"a": {}})), seeds=[1000])
     assert [spec.function for spec in specs] == [toy.PLAIN, "tests.toy:threads", toy.TRAIN]
-    assert [(spec.execution.threads, spec.execution.device) for spec in specs] == [(2, "cuda"), (2, "cuda"), (1, "cuda")]
+    assert [spec.execution for spec in specs] == [Execution(device="cuda", threads=threads) for threads in (2, 2, 1)]
     assert [spec.exclusive for spec in specs] == [True, True, False]
 
 
@@ -129,7 +133,10 @@ def test_a_need_may_be_of_a_fixed_seed_and_is_one_run() -> None:
     source = toy.of_plain("source", expert={})
     target = replace(toy.of_plain("target", pupil={}), needs={"pupil": {"expert": Need("source", "expert", 1000)}})
     specs = _expand(_paper(target, source), seeds=[1000, 1001], experiments=["target"])
-    assert [spec.name for spec in specs] == ["source/expert/seed-1000", "target/pupil/seed-1000", "target/pupil/seed-1001"]
+    assert [spec.name for spec in specs] == [
+        "source/expert/seed-1000",
+        *(f"target/pupil/seed-{n}" for n in (1000, 1001)),
+    ]
     assert specs[1].needs["expert"] is specs[2].needs["expert"] is specs[0]
 
 
@@ -160,9 +167,11 @@ def test_a_metric_is_not_selected_on_the_split_that_it_reports() -> None:
 # ---------------------------------------------------------------- device and precision
 
 
-def execution(options: Options = Options(), *, gpu: bool = False, bf16: bool = False, name: str = "quick", **found: Any):  # type: ignore[no-untyped-def]
+def execution(
+    options: Options | None = None, *, gpu: bool = False, bf16: bool = False, name: str = "quick", **found: Any
+) -> Execution:
     preset = Preset(name, (), "", "", needs_gpu=gpu, bf16=bf16)
-    return choose_execution(preset, options, {**NOTHING, **found})
+    return choose_execution(preset, options or Options(), {**NOTHING, **found})
 
 
 def test_small_presets_stay_on_the_cpu_in_float32_unless_told() -> None:
@@ -180,12 +189,13 @@ def test_bfloat16_on_a_cpu_only_with_the_units_for_it() -> None:
 
 
 def test_compile_and_determinism_as_asked() -> None:
-    assert execution(Options(compile="yes")).compile and not execution(Options(compile="no", device="cuda"), cuda=1).compile
+    assert execution(Options(compile="yes")).compile
+    assert not execution(Options(compile="no", device="cuda"), cuda=1).compile
     assert execution(Options(deterministic=True)).deterministic
 
 
 def test_a_preset_for_a_gpu_runs_without_one_only_when_told() -> None:
-    with pytest.raises(UserError, match="made for a GPU and none was found.*DEVICE=cpu"):
+    with pytest.raises(UserError, match=r"made for a GPU and none was found.*DEVICE=cpu"):
         execution(gpu=True)
     assert execution(Options(device="cpu"), gpu=True).device == "cpu"
     for device in ("cuda", "mps"):
@@ -207,12 +217,16 @@ def test_one_command_from_claims_to_verdicts(papers: Command, first: Answer, toy
     assert "[6/6]" in first.out and "C1 held" in first.out and "report: runs/toy/quick/report.html" in first.out
     folder = Path("runs/toy/quick")
     document = results.read(folder / "results.json")
-    assert [run["metrics"] for run in document["runs"]] == [{"score": s + d / 100} for s in (2.0, 1.0) for d in range(3)]
-    assert {run["status"] for run in document["runs"]} == {"finished"} and not any(run["stale"] for run in document["runs"])
+    rows = document["runs"]
+    assert [row["metrics"] for row in rows] == [
+        {"score": score + digit / 100} for score in (2, 1) for digit in range(3)
+    ]
+    assert {row["status"] for row in rows} == {"finished"} and not any(row["stale"] for row in rows)
     claims = {claim["id"]: claim for claim in document["claims"]}
     assert claims["C1"]["verdict"] == "held" and claims["C1"]["measured"]["n"] == 3
     assert claims["C2"]["verdict"] == "not run"
-    assert document["data"] == {"plain": "plain, made up", "chain": "chain, made up"} and set(document["metrics"]) == {"score"}
+    assert document["data"] == {"plain": "plain, made up", "chain": "chain, made up"}
+    assert list(document["metrics"]) == ["score"]
     for name in ("report.html", "report.md", "quick.curves.csv.gz"):
         assert (folder / name).stat().st_size > 0
 
@@ -277,7 +291,8 @@ def test_nothing_vanishes_and_divergence_is_no_error(papers: Command, undrawn: N
     answer = papers("reproduce", "toy", "--preset", "faults")
     assert answer.status == 1
     rows = {run["method"]: run for run in read(Path("runs/toy/faults/results.json"))["runs"]}
-    assert len(rows) == 5 and rows["fail"]["status"] == "failed" and rows["fail"]["error"] == "ValueError: broken on purpose"
+    assert len(rows) == 5 and rows["fail"]["status"] == "failed"
+    assert rows["fail"]["error"] == "ValueError: broken on purpose"
 
 
 def test_the_claimed_methods_divergence_fails_the_claim(papers: Command, undrawn: None) -> None:
@@ -320,7 +335,9 @@ def _train_here(specs: list[RunSpec], *_: Any) -> Any:
     return Outcome({spec.folder: runs.execute(spec)["status"] for spec in specs})
 
 
-def test_the_time_limit_ends_with_1_and_resumes(papers: Command, undrawn: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_time_limit_ends_with_1_and_resumes(
+    papers: Command, undrawn: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     slow = replace(toy.of_plain("plain", good={"do": "wait"}, bad={}), seeds=1)
     paper = replace(toy.PAPER, presets=(replace(QUICK, experiments=(slow,)),))
     monkeypatch.setattr("common.command.load_paper", lambda name: paper)

@@ -56,10 +56,10 @@ def finish(spec: RunSpec) -> dict[str, str]:
 WRITE, RENAME, SYNC = "pathlib:Path.write_bytes", "os:replace", "os:fsync"
 STEP, EVALUATE, ADAM = "tests.toy:Toy.training_step", "tests.toy:Toy.evaluate", "torch.optim:Adam.step"
 SAVE, CUT, WEIGHTS = "common.checkpoints:save", "common.curves:Curves.cut", "tests.toy:save_weights"
-# Renames of an undisturbed run: 1 config, 2 record, 3 curves, then checkpoint and checksum in turn (4-13: steps 5, 10, 15,
-# 20, 24), 14 weights, 15 record. Each line below is one run that is killed at these points, one after another.
+# Renames of an undisturbed run: 1 config, 2 record, 3 curves, then checkpoint and checksum in turn (4-13: steps 5, 10,
+# 15, 20, 24), 14 weights, 15 record. Each line below is one run that is killed at these points, one after another.
 CHAINS: dict[str, list[Fault]] = {
-    "before it begins": [Fault(RENAME, 1), Fault(RENAME, 2), Fault(CUT), Fault(RENAME, 3), Fault(STEP, 1), Fault(STEP, 2)],
+    "early": [Fault(RENAME, 1), Fault(RENAME, 2), Fault(CUT), Fault(RENAME, 3), Fault(STEP, 1), Fault(STEP, 2)],
     "in a step": [Fault(ADAM, 2), Fault(ADAM, 7, "after"), Fault(STEP, 3), Fault(STEP, 3, "after"), Fault(ADAM, 9)],
     "while saving": [
         Fault(WRITE, 4, "half"),  # the first checkpoint: there is none yet
@@ -77,7 +77,7 @@ CHAINS: dict[str, list[Fault]] = {
         Fault("pathlib:Path.unlink", 8, "after"),
     ],
     "while evaluating": [Fault(EVALUATE, 1), Fault(EVALUATE, 1, "after"), Fault(EVALUATE, 2), Fault(EVALUATE, 1)],
-    "at the end": [Fault(EVALUATE, 3), Fault(WEIGHTS), Fault(WRITE, 4, "half"), Fault(WEIGHTS, 1, "after"), Fault(RENAME, 5)],
+    "late": [Fault(EVALUATE, 3), Fault(WEIGHTS), Fault(WRITE, 4, "half"), Fault(WEIGHTS, 1, "after"), Fault(RENAME, 5)],
 }
 
 

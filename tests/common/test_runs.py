@@ -160,7 +160,8 @@ def _returning(monkeypatch: pytest.MonkeyPatch, metrics: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "value", [float("nan"), float("inf"), {"mean": float("nan"), "std": 0.0, "n": 3}, {"low": float("nan"), "high": None}]
+    "value",
+    [float("nan"), float("inf"), {"mean": float("nan"), "std": 0.0, "n": 3}, {"low": float("nan"), "high": None}],
 )
 def test_a_metric_that_is_not_finite_is_a_divergence(
     spec: RunSpec, value: Any, monkeypatch: pytest.MonkeyPatch
@@ -171,7 +172,9 @@ def test_a_metric_that_is_not_finite_is_a_divergence(
     assert record["metrics"] == {} and is_settled(spec)
 
 
-@pytest.mark.parametrize("value", [1, 2.5, np.float64(2.5), {"mean": 1.0, "std": 0.1, "n": 3}, {"low": 2.0, "high": None}])
+@pytest.mark.parametrize(
+    "value", [1, 2.5, np.float64(2.5), {"mean": 1.0, "std": 0.1, "n": 3}, {"low": 2.0, "high": None}]
+)
 def test_numbers_summaries_and_censored_numbers_are_metrics(
     spec: RunSpec, value: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

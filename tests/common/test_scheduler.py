@@ -1,9 +1,7 @@
 """What starts when: a made-up engine for the order of things, and the local engine with real processes."""
 
-import json
 import os
 import signal
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,17 +10,15 @@ from typing import Any
 
 import pytest
 
-from common import runs
 from common.engines import Event, LocalEngine
-from common.errors import UserError
-from common.files import Locked, write_json
+from common.files import Locked
 from common.runs import Execution, RunSpec, read_record
 from common.scheduler import Outcome, schedule
 from tests import faults, toy
 
 
 class Pretended:
-    """An engine in which a run lasts until `wait` is asked `lasts[method]` times (once), and ends as `ends[method]` says."""
+    """An engine in which a run lasts until `wait` was asked `lasts[method]` times, and ends as `ends[method]` says."""
 
     def __init__(self, slots: int = 2, lasts: dict[str, int] | None = None, ends: dict[str, str] | None = None):
         self.slots, self.lasts, self.ends = slots, lasts or {}, ends or {}
@@ -69,7 +65,8 @@ class Pretended:
 def make(tmp_path: Path) -> Callable[..., RunSpec]:
     def of(method: str, *needs: RunSpec, threads: int = 1, exclusive: bool = False, **config: Any) -> RunSpec:
         spec = toy.spec_of(tmp_path / method, toy.PLAIN, **config)
-        return replace(spec, needs={need.method: need for need in needs}, exclusive=exclusive).on(Execution(threads=threads))
+        spec = replace(spec, needs={need.method: need for need in needs}, exclusive=exclusive)
+        return spec.on(Execution(threads=threads))
 
     return of
 
@@ -215,7 +212,8 @@ def local(fork_server: None) -> LocalEngine:
 
 def test_processes_run_side_by_side_and_say_how_it_went(make: Callable[..., RunSpec], local: LocalEngine) -> None:
     first = make("first", score=1.0)
-    specs = [first, make("second", first, score=1.0, do="meet", other="beside"), make("beside", do="meet", other="second")]
+    second = make("second", first, score=1.0, do="meet", other="beside")
+    specs = [first, second, make("beside", do="meet", other="second")]
     specs += [make("fail", do="fail"), make("nan", do="nan"), make("exit", do="exit"), make("die", do="die")]
     records: dict[str, Any] = {}
     outcome = schedule(specs, local, lambda event: records.update({event.spec.method: event.record}))
@@ -244,7 +242,7 @@ def test_an_exclusive_process_runs_alone(make: Callable[..., RunSpec], local: Lo
 
 
 def test_the_child_has_the_threads_of_its_spec(make: Callable[..., RunSpec], local: LocalEngine) -> None:
-    specs = [replace(make(f"t{threads}"), function="tests.toy:threads").on(Execution(threads=threads)) for threads in (1, 2)]
+    specs = [replace(make(f"t{threads}", threads=threads), function="tests.toy:threads") for threads in (1, 2)]
     found = {}
     schedule(specs, local, lambda event: found.update({event.spec.method: event.record["metrics"]}))
     assert found == {"t1": {"torch": 1, "blas": 1}, "t2": {"torch": 2, "blas": 2}}

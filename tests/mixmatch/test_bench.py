@@ -8,7 +8,7 @@ import torch
 from common.bench import Setting
 from common.runs import Execution
 from papers.mixmatch import bench
-from papers.mixmatch.bench import PlainImages, PlainStep, example_split, largest_difference, make_module, step_difference
+from papers.mixmatch.bench import PlainImages, PlainStep, example_split, make_module, step_difference
 from papers.mixmatch.config import Config
 
 SMALL = Setting(Execution(), "cpu (test)", small=True)
@@ -27,35 +27,19 @@ def test_the_plain_images_are_the_fast_ones(split):
     index = torch.arange(8)
     images = PlainImages(split.unlabeled, split.scale, CONFIG.reflect_crop)
     plain = torch.cat([images.batch(index, view) for view in drawn])
-    torch.testing.assert_close(module.unlabeled.gather(index, module.augmentation, drawn), plain, rtol=0, atol=1e-6)
+    assert torch.equal(module.unlabeled.gather(index, module.augmentation, drawn), plain)
 
 
 def test_a_plain_step_is_a_fast_step(split):
-    assert step_difference(CONFIG, split, "cpu") < 1e-4
+    assert step_difference(replace(CONFIG, batch_size=32, unlabeled_batch_size=32), split, steps=4) < 1e-9
 
 
-def test_so_are_many_steps_in_double_precision(split):
-    # In float64 Adam has no rounding to amplify, so whole trainings can be compared.
+def test_their_losses_agree_in_single_precision(split):
     module = make_module(CONFIG, split, Execution())
     plain = PlainStep(module)
-    for model in (module.model, module.average, plain.model, plain.average):
-        model.double()
-    gather, batches = module.unlabeled.gather, plain.batches
-    module.unlabeled.gather = lambda *arguments: gather(*arguments).double()
-    labeled_gather = module.labeled.gather
-    module.labeled.gather = lambda *arguments: labeled_gather(*arguments).double()
-    # The images themselves agree to float32's rounding (the test above); here both paths read the fast ones.
-    plain.batches = lambda draws: (
-        module.labeled.gather(draws["index"], module.augmentation, draws["augmentation"]),
-        batches(draws)[1].double(),
-        module.unlabeled.gather(draws["unlabeled_index"], module.augmentation, draws["unlabeled_augmentation"])
-        .unflatten(0, (2, 8)),
-    )
-    module.training_step((0, 4))
-    plain.training_step((0, 4))
-    assert largest_difference(module.model.parameters(), plain.model.parameters()) < 1e-9
-    assert largest_difference(module.average.parameters(), plain.average.parameters()) < 1e-9
-    assert largest_difference(module.model.buffers(), plain.model.buffers()) < 1e-9
+    step = CONFIG.ramp_steps
+    loss = module.training_step((step, step + 1))["loss"]
+    assert float(loss) == pytest.approx(plain.training_step((step, step + 1)), rel=1e-5)
 
 
 @pytest.mark.parametrize("case", [bench.augmentation, bench.draws, bench.ema_update, bench.evaluation])
@@ -77,4 +61,4 @@ def test_lightning_computes_the_same_however_steps_are_grouped():
 def test_a_training_step_row(monkeypatch):
     monkeypatch.setattr(bench, "example_split", lambda: example_split(64, 16))
     row = bench.train_step(SMALL)
-    assert row["equivalence"] < 1e-4 and row["floor"] is None
+    assert row["equivalence"] < 1e-9 and row["floor"] is None
