@@ -58,11 +58,9 @@ class Engine(Protocol):
         ...
 
 
-def _child(spec: RunSpec, sender: Connection, gpu: str | None, current_folder: str) -> None:
+def _child(spec: RunSpec, sender: Connection, gpu: str | None) -> None:
     """Body of the process of one run."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # multiprocessing starts it where the parent was when that module was imported.
-    os.chdir(current_folder)
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
 
@@ -133,7 +131,7 @@ class LocalEngine:
     def start(self, spec: RunSpec) -> None:
         receiver, sender = self._context.Pipe(duplex=False)
         gpu = self._free_gpus.pop(0) if spec.execution.device == "cuda" and self._free_gpus else None
-        process = self._context.Process(target=_child, args=(spec, sender, gpu, os.getcwd()), name=spec.name)
+        process = self._context.Process(target=_child, args=(spec, sender, gpu), name=spec.name)
         process.start()
         sender.close()
         self._running[receiver] = (spec, process, gpu)

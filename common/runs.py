@@ -213,7 +213,7 @@ def _move_aside(folder: Path) -> None:
 
 
 def settled_status(spec: RunSpec) -> str | None:
-    """ "finished" or "diverged" where the folder holds this very run (same key) and nothing is left to do, else None."""
+    """The status of this very run (same key) where the folder holds it settled: nothing is left to do. Else None."""
     record = read_record(spec.folder)
     return record["status"] if record and record["key"] == spec.key and record["status"] in SETTLED else None
 

@@ -95,10 +95,10 @@ def follow(receiver: Connection) -> None:
         receiver.recv()
 
 
-def write_for_ever(path: Path) -> None:
-    """Replace the file again and again by another one of 2,000 equal lines."""
-    for number in range(1_000_000):
-        write_text(path, f"{number}\n" * 2_000)
+def write_with(path: Path, content: str, fault: Fault) -> None:
+    """Write a file with a fault."""
+    with arm(fault):
+        write_text(path, content)
 
 
 def hold(path: Path, sender: Connection) -> None:

@@ -24,8 +24,8 @@ from common.curves import read_rows
 from common.errors import Diverged, UserError
 from common.paper import DataSource, Experiment, Metric, Need, Paper, Preset
 from common.random import Stream, seeded
-from common.runs import Folder, RunSpec, Stopped
-from common.trainer import Schedule, fit, save_weights
+from common.runs import Execution, Folder, RunSpec, Stopped
+from common.trainer import Schedule, autocast, fit, save_weights
 
 TRAIN = "tests.toy:train"
 PLAIN = "tests.toy:plain"
@@ -42,10 +42,17 @@ SETTINGS: dict[str, Any] = {
 class Toy(pl.LightningModule):
     """A regression on normal draws. explode: the step from which the loss is NaN. pause: seconds before each range."""
 
-    def __init__(self, seed: int, dropout: float = 0.5, explode: int | None = None, pause: float = 0.0):
+    def __init__(
+        self,
+        seed: int,
+        execution: Execution,
+        dropout: float = 0.5,
+        explode: int | None = None,
+        pause: float = 0.0,
+    ):
         super().__init__()
         self.automatic_optimization = False
-        self.seed, self.explode, self.pause = seed, explode, pause
+        self.seed, self.execution, self.explode, self.pause = seed, execution, explode, pause
         self.step, self.samples_per_step = 0, 16
         with seeded(Stream(seed, "initialisation")):
             self.model = nn.Sequential(
@@ -64,7 +71,7 @@ class Toy(pl.LightningModule):
         optimizer = self.trainer.optimizers[0]
         time.sleep(self.pause)
         for step in range(*bounds):
-            with seeded(Stream(self.seed, "dropout"), step):
+            with seeded(Stream(self.seed, "dropout"), step), autocast(self.execution):
                 loss = self._loss(self.model, "train", step, self.samples_per_step)
             if self.explode is not None and step >= self.explode:
                 loss = loss * float("nan")
@@ -84,7 +91,7 @@ class Toy(pl.LightningModule):
 def train(config: Mapping[str, Any], folder: Folder, needs: Mapping[str, Path]) -> dict[str, Any]:
     """Train `Toy`; {"test_loss"}."""
     options = {name: config[name] for name in ("dropout", "explode", "pause") if name in config}
-    module = Toy(config["seed"], **options)
+    module = Toy(config["seed"], folder.execution, **options)
     fit(module, folder, Schedule(**{name: config[name] for name in SETTINGS}))
     save_weights(folder, module.average.state_dict())
     return {"test_loss": folder.curves.values("test_loss")[-1]}

@@ -4,7 +4,7 @@ import json
 import math
 import multiprocessing
 import os
-import time
+import signal
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,7 @@ from common import files
 from common.errors import UserError
 from common.files import Locked, atomic_path, is_locked, lock, read_json, write_json, write_text
 from tests import faults
+from tests.faults import Fault
 
 pytestmark = pytest.mark.usefixtures("fork_server")
 
@@ -28,21 +29,25 @@ def holder(tmp_path: Path):  # type: ignore[no-untyped-def]
     process.join()
 
 
-def test_a_killed_writer_leaves_the_old_file_or_the_new_one_whole(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("fault", "kept"),
+    [
+        (Fault("pathlib:Path.write_bytes", 1, "half"), "old"),
+        (Fault("os:fsync", 1), "old"),
+        (Fault("os:replace", 1), "old"),
+        (Fault("os:replace", 1, "after"), "new"),
+    ],
+)
+def test_a_killed_writer_leaves_the_old_file_or_the_new_one_whole(tmp_path: Path, fault: Fault, kept: str) -> None:
     path = tmp_path / "file.txt"
-    numbers = set()
-    for attempt in range(4):
-        process = faults.start(faults.write_for_ever, path)
-        while not path.exists():
-            time.sleep(0.005)
-        time.sleep(0.004 * attempt)
-        process.kill()
-        process.join()
-        lines = path.read_text().splitlines()
-        assert len(lines) == 2_000 and len(set(lines)) == 1
-        numbers.add(lines[0])
-        path.unlink()
-    assert len(numbers) > 1  # some were killed after the first of their writes
+    write_text(path, "old" * 1000)
+    process = faults.start(faults.write_with, path, "new" * 2000, fault)
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert path.read_text() == {"old": "old" * 1000, "new": "new" * 2000}[kept]
+    # What the dead process left behind is in nobody's way.
+    write_text(path, "newer")
+    assert path.read_text() == "newer"
 
 
 def test_an_error_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Resuming is exact: runs that are killed, stopped or damaged end, bit for bit, as if nothing had happened.
 
-Every kill is a real SIGKILL of a process that trains. What is compared is the whole end state (`toy.end_state`): network,
-optimiser, averaged weights, BatchNorm statistics, weights file, curves and record.
+Every kill is a real SIGKILL of a process that trains. What is compared is the whole end state (`toy.end_state`):
+network, optimiser, averaged weights, BatchNorm statistics, weights file, curves and record.
 """
 
 import multiprocessing
@@ -180,7 +180,7 @@ def test_when_the_parent_is_killed_its_runs_stop_cleanly(tmp_path: Path) -> None
     expected = finish(replace(spec, folder=tmp_path / "whole" / "seed-1000"))
     receiver, sender = multiprocessing.Pipe(duplex=False)
     parent = faults.start(faults.follow, receiver)
-    child = faults.start(engines._child, spec, sender, None, os.getcwd())
+    child = faults.start(engines._child, spec, sender, None)
     receiver.close()
     sender.close()
     while not (spec.folder / "checkpoints" / "step-5.sha256").exists():

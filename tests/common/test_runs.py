@@ -238,6 +238,17 @@ def test_a_full_disk_is_raised_and_the_run_stays_resumable(spec: RunSpec, nth: i
     assert execute(spec)["status"] == "finished"
 
 
+def test_a_disk_that_fills_up_for_a_moment_is_raised_too(tmp_path: Path) -> None:
+    # Room for the small record of a failure, but not for a checkpoint: that is still no failure of the run.
+    spec = toy.spec_of(tmp_path / "toy")
+    with arm(Fault("common.files:os.replace", 6, number=FULL_DISK)), pytest.raises(OSError, match="No space"):
+        execute(spec)
+    record = read_record(spec.folder)
+    assert record is not None and record["status"] == "stopped"
+    record = execute(spec)
+    assert record["status"] == "finished" and record["resumed"] == [5]
+
+
 def test_a_record_of_a_finished_run_outlives_the_death_of_its_process(spec: RunSpec) -> None:
     finished = execute(spec)
     assert runs.record_failure(spec, "the process was ended by SIGKILL") == finished == read_record(spec.folder)
