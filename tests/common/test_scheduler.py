@@ -106,6 +106,9 @@ def test_an_exclusive_run_runs_alone(make: Callable[..., RunSpec]) -> None:
     engine = Pretended(slots=3, lasts={"a": 2, "x": 2})
     schedule([make("a"), make("x", exclusive=True), make("b"), make("c")], engine)
     assert engine.beside["x"] == set() and engine.beside["a"] == {"b", "c"}
+    engine = Pretended(slots=3, lasts={"x": 3})
+    schedule([make("x", exclusive=True), make("a"), make("b")], engine)
+    assert engine.beside["x"] == set() and engine.beside["a"] == {"b"}
 
 
 def test_needs_come_first_whatever_the_order(make: Callable[..., RunSpec]) -> None:

@@ -307,12 +307,8 @@ def test_two_trainings_of_one_folder(original: Path, tmp_path: Path, run: Run) -
 
 def test_settings_follow_from_method_steps_and_size() -> None:
     settings = train.settings_of({}, size=32)
-    assert (settings.method, settings.model, settings.steps, settings.ramp_steps) == (
-        "mixmatch",
-        "wrn-28-2",
-        10_000,
-        1000,
-    )
+    assert (settings.method, settings.model, settings.steps) == ("mixmatch", "wrn-28-2", 10_000)
+    assert (settings.ramp_steps, train.settings_of({"steps": 10**6}, size=32).ramp_steps) == (10_000, 16_384)
     assert (settings.ema_decay, settings.bn_momentum, settings.reflect_crop) == (0.999, 0.01, 4)
     short = train.settings_of({"steps": 500, "ema_decay": None, "alpha": 0.5}, size=96, device="cuda")
     assert (short.ema_decay, short.bn_momentum, short.reflect_crop, short.steps_per_call) == (0.98, 0.1, 12, 32)
