@@ -68,7 +68,7 @@ class Display:
 
     def _left(self) -> str:
         fraction = self._fraction()
-        if fraction < 0.05:
+        if fraction < 0.05 or self.done == self.total:
             return ""
         return f"about {_clock((time.monotonic() - self._started) / fraction * (self.total - fraction))} left"
 
@@ -100,4 +100,4 @@ class Display:
 
     def _say(self, text: str) -> None:
         self._last_line = time.monotonic()
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self.console.print(text.rstrip(), highlight=False, markup=False, soft_wrap=True)

@@ -321,7 +321,10 @@ def _repeated(images: np.ndarray, others: np.ndarray) -> int:
 
 def describe(examples: Mapping[str, Any], image_shape: Sequence[int]) -> list[str]:
     """The data in words, one line each."""
-    classes = ", ".join(f"{name} {count}" for name, count in examples["labeled"].items())
+    counts = examples["labeled"]
+    classes = ", ".join(f"{name} {count}" for name, count in counts.items())
+    if len(counts) > 12:
+        classes = f"{len(counts)} classes of {min(counts.values())} to {max(counts.values())}"
     height, width, channels = image_shape
     test = "no test images" if examples["test"] is None else f"{examples['test']:,} test images"
     lines = [

@@ -145,6 +145,11 @@ def test_stopped_on_request_at_chosen_points(where: str, spec: RunSpec, undistur
         assert finish(spec) == undisturbed
 
 
+def test_a_stop_in_the_last_range_lets_the_run_finish(spec: RunSpec, undisturbed: dict[str, str]) -> None:
+    assert faults.run_with(spec, Fault(STEP, 14, number=signal.SIGTERM)) == 0
+    assert record_of(spec)["status"] == "finished" and toy.end_state(spec.folder) == undisturbed
+
+
 def test_a_stop_takes_effect_after_the_range_that_is_going_on(spec: RunSpec, undisturbed: dict[str, str]) -> None:
     for _ in range(4):
         assert faults.run_with(spec, Fault(STEP, 2, number=signal.SIGTERM)) == 0

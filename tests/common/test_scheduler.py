@@ -149,7 +149,7 @@ def test_a_failed_run_does_not_stop_the_others(make: Callable[..., RunSpec]) -> 
 
 
 def test_the_time_limit_stops_what_runs_and_starts_nothing_more(make: Callable[..., RunSpec]) -> None:
-    engine = Pretended(slots=1, lasts={"a": 10**9})
+    engine = Pretended(slots=1, lasts={"a": 300})
     seen = []
 
     def slow(event: Event) -> None:
@@ -188,7 +188,7 @@ def test_the_second_interrupt_ends_everything_now(make: Callable[..., RunSpec]) 
         def stop(self) -> None:
             self.log.append("stop")
 
-    engine = Stubborn(slots=1, lasts={"a": 10**9})
+    engine = Stubborn(slots=1, lasts={"a": 300})
     with pytest.raises(KeyboardInterrupt):
         schedule([make("a")], engine, lambda event: os.kill(os.getpid(), signal.SIGINT))
     assert engine.log[:3] == ["+a", "stop", "kill"] and not engine.left
