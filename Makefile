@@ -40,8 +40,9 @@ list: env  ## papers, presets and what they cost
 test: env  ## the tests
 	@$(RUN) pytest -n $(or $(JOBS),2) --dist loadfile $(ARGS)
 
-lint: env  ## ruff, and mypy over common/
+lint: env  ## ruff (rules and format), and mypy over common/
 	@$(RUN) ruff check .
+	@$(RUN) ruff format --check --quiet .
 	@$(RUN) mypy
 
 clean:  ## remove the environment and caches; runs/ stays

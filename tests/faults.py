@@ -123,6 +123,14 @@ def start(target: Callable[..., Any], *arguments: Any) -> BaseProcess:
     return process
 
 
+def wait_for(path: Path, seconds: float = 120.0) -> None:
+    """Wait until a file is there; an AssertionError when it takes too long."""
+    deadline = time.monotonic() + seconds
+    while not path.exists():
+        assert time.monotonic() < deadline, f"{path} did not appear"
+        time.sleep(0.005)
+
+
 def written(spec: RunSpec) -> int:
     """When the record of a run was last written, in ns; it is the first thing a run does."""
     path = spec.folder / "run.json"

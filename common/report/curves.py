@@ -66,10 +66,12 @@ def average(seeds: Mapping[int, Mapping[int, float]], unfinished: Collection[int
 
     every = sorted({step for curve in seeds.values() for step in curve})
     steps = sorted({*every[:: -(-len(every) // MAX_POINTS)], every[-1]})
-    table = np.stack([
-        np.interp(steps, sorted(curve), [curve[step] for step in sorted(curve)], left=np.nan, right=np.nan)
-        for curve in seeds.values()
-    ])
+    table = np.stack(
+        [
+            np.interp(steps, sorted(curve), [curve[step] for step in sorted(curve)], left=np.nan, right=np.nan)
+            for curve in seeds.values()
+        ]
+    )
     rows = []
     for step, column in zip(steps, table.T, strict=True):
         values = column[np.isfinite(column)]

@@ -209,6 +209,7 @@ def _forest_words(axes: "Axes", row: int, claim: Mapping[str, Any], color: str) 
     small += [f"paper {tables.paper_number(dict(claim))}"] if claim["paper_value"] is not None else []
     write(0.735, row + 0.2, "; ".join(small), color=MUTED)
 
+
 def _forest_legend(figure: "Figure") -> None:
     from matplotlib.lines import Line2D
 
@@ -350,4 +351,3 @@ def spread_out(positions: Sequence[float], gap: float) -> list[float]:
         placed[index] = max(placed[index], limit)
         limit = placed[index] + gap
     return placed
-

@@ -136,16 +136,18 @@ def verdict_table(results: Row, claims: list[Row]) -> Table:
     for claim in claims:
         statement = claim["statement"] + (f" — measured: {claim['quantity']}" if claim["quantity"] else "")
         source = f" ({claim['source']})" if claim["source"] else ""
-        rows.append([
-            claim["id"],
-            statement,
-            paper_number(claim) + source,
-            ours_text(claim),
-            gate_text(claim),
-            setting_text(claim, results["preset"]),
-            claim["verdict"],
-            claim["note"] or "",
-        ])
+        rows.append(
+            [
+                claim["id"],
+                statement,
+                paper_number(claim) + source,
+                ours_text(claim),
+                gate_text(claim),
+                setting_text(claim, results["preset"]),
+                claim["verdict"],
+                claim["note"] or "",
+            ]
+        )
     recalled = any(not claim["verified"] for claim in claims)
     remark = f"{text.RECALLED} recalled, not checked against the paper's text; such a number never decides a verdict."
     return Table(VERDICT_HEADER, rows, remarks=[remark] if recalled else [])
@@ -233,13 +235,15 @@ def experiment_table(results: Row, experiment: str) -> Table:
         marks += ["stale"] if any(run.get("stale") for run in runs) else []
         seconds = [run["seconds"] for run in finished if run["seconds"] is not None]
         rates = [run["samples_per_second"] for run in finished if run["samples_per_second"] is not None]
-        rows.append([
-            method,
-            *cells,
-            count + (f" ({', '.join(marks)})" if marks else ""),
-            text.duration(mean(seconds)),
-            text.rate(mean(rates)),
-        ])
+        rows.append(
+            [
+                method,
+                *cells,
+                count + (f" ({', '.join(marks)})" if marks else ""),
+                text.duration(mean(seconds)),
+                text.rate(mean(rates)),
+            ]
+        )
     header = ["Method", *(metric_heading(results, name) for name in names), "n", "time a run", "samples/s"]
     numeric = frozenset(range(1, len(header)))
     data = results.get("data", {}).get(experiment, "")

@@ -201,8 +201,16 @@ def augmentation(setting: Setting) -> Row:
     def plain() -> Tensor:
         return torch.cat([images.batch(index.cpu(), view) for view in drawn.cpu()]).to(module.device)
 
-    return compare(setting, "augmentation", "us/view", fast, plain, largest_difference([fast()], [plain()]),
-                   repeats=50, per_call=len(index) * len(drawn))
+    return compare(
+        setting,
+        "augmentation",
+        "us/view",
+        fast,
+        plain,
+        largest_difference([fast()], [plain()]),
+        repeats=50,
+        per_call=len(index) * len(drawn),
+    )
 
 
 def draws(setting: Setting) -> Row:
@@ -214,10 +222,12 @@ def draws(setting: Setting) -> Row:
         return [module.draw(range(step, step + 1)) for step in range(count)]
 
     together, single = module.draw(range(count)), plain()
-    difference = max(largest_difference([together[name]], [torch.cat([drawn[name] for drawn in single])])
-                     for name in together)
-    return compare(setting, "draws", "us/step", lambda: module.draw(range(count)), plain, difference, repeats=20,
-                   per_call=count)
+    difference = max(
+        largest_difference([together[name]], [torch.cat([drawn[name] for drawn in single])]) for name in together
+    )
+    return compare(
+        setting, "draws", "us/step", lambda: module.draw(range(count)), plain, difference, repeats=20, per_call=count
+    )
 
 
 def ema_update(setting: Setting) -> Row:
@@ -227,9 +237,15 @@ def ema_update(setting: Setting) -> Row:
     fast, plain = ([torch.zeros_like(p) for p in parameters] for _ in range(2))
     update_average(fast, parameters, config.ema_decay)
     average_one_by_one(plain, parameters, config.ema_decay)
-    return compare(setting, "EMA update", "us", lambda: update_average(fast, parameters, config.ema_decay),
-                   lambda: average_one_by_one(plain, parameters, config.ema_decay), largest_difference(fast, plain),
-                   repeats=30)
+    return compare(
+        setting,
+        "EMA update",
+        "us",
+        lambda: update_average(fast, parameters, config.ema_decay),
+        lambda: average_one_by_one(plain, parameters, config.ema_decay),
+        largest_difference(fast, plain),
+        repeats=30,
+    )
 
 
 def evaluation(setting: Setting) -> Row:
@@ -319,8 +335,15 @@ def ghost_batch_norm(setting: Setting, small_images: bool) -> Row:
         return list(torch.autograd.grad(logits.float().square().mean(), list(model.parameters())))
 
     difference = largest_difference(gradients(True), gradients(False))
-    return compare(setting, f"ghost BatchNorm, {shape[1]}x{shape[2]}", "ms", lambda: gradients(True),
-                   lambda: gradients(False), difference, repeats=50 if small_images else 4)
+    return compare(
+        setting,
+        f"ghost BatchNorm, {shape[1]}x{shape[2]}",
+        "ms",
+        lambda: gradients(True),
+        lambda: gradients(False),
+        difference,
+        repeats=50 if small_images else 4,
+    )
 
 
 def rows(setting: Setting) -> Iterator[Row]:

@@ -65,7 +65,8 @@ class SemiSupervised(pl.LightningModule):
         """Adam at a constant rate (Sec. 3.5 of the paper; betas and eps are TensorFlow's, as PyTorch's)."""
         on_gpu = self.device.type == "cuda"
         self.optimizer = torch.optim.Adam(
-            self.model.parameters(), self.config.learning_rate, fused=True, capturable=on_gpu)
+            self.model.parameters(), self.config.learning_rate, fused=True, capturable=on_gpu
+        )
         return self.optimizer
 
     def on_fit_start(self) -> None:

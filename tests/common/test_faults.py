@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -329,8 +328,7 @@ def test_ctrl_c_stops_cleanly_and_the_same_command_resumes(
     folder = Path("runs/toy/quick/line/slow/seed-1000")
 
     def press() -> None:
-        while not (folder / "checkpoints" / "step-5.sha256").exists():
-            time.sleep(0.01)
+        faults.wait_for(folder / "checkpoints" / "step-5.sha256")
         os.kill(os.getpid(), signal.SIGINT)
 
     finger = threading.Thread(target=press)

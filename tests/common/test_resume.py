@@ -105,7 +105,7 @@ def test_killed_at_random_moments(tmp_path: Path) -> None:
         assert finish(spec) == expected
         resumed += len(record_of(spec)["resumed"])
     # Not in vain: many were killed, and some of them after their first checkpoint.
-    assert set(codes) <= {0, KILLED} and codes.count(KILLED) >= 8 and resumed >= 3, (codes, resumed)
+    assert set(codes) <= {0, KILLED} and codes.count(KILLED) >= 6 and resumed >= 2, (codes, resumed)
 
 
 def test_the_record_says_where_it_was_resumed_and_counts_all_the_time(spec: RunSpec) -> None:
@@ -188,8 +188,7 @@ def test_when_the_parent_is_killed_its_runs_stop_cleanly(tmp_path: Path) -> None
     child = faults.start(engines._child, spec, sender, None)
     receiver.close()
     sender.close()
-    while not (spec.folder / "checkpoints" / "step-5.sha256").exists():
-        time.sleep(0.01)
+    faults.wait_for(spec.folder / "checkpoints" / "step-5.sha256")
     parent.kill()
     child.join()
     assert not is_locked(spec.lock_path)

@@ -4,7 +4,6 @@ import json
 import os
 import pickle
 import signal
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -217,8 +216,7 @@ def test_a_killed_run_reads_as_stopped_and_is_tried_again(spec: RunSpec, fork_se
 def test_a_run_is_refused_while_another_process_works_on_it(spec: RunSpec, fork_server: None) -> None:
     waiting = doing(spec, do="wait")
     process = faults.start(faults._body, waiting, ())
-    while not (spec.folder / "artifacts" / "attempts").exists():
-        time.sleep(0.01)
+    faults.wait_for(spec.folder / "artifacts" / "attempts")
     for attempt in (waiting, spec):  # even with another key: the folder is not moved away under its owner
         with pytest.raises(Locked, match=f"seed-1000 is in use by process {process.pid}"):
             execute(attempt)

@@ -280,8 +280,7 @@ def test_killing_leaves_runs_that_read_as_stopped(make: Callable[..., RunSpec], 
 def test_a_locked_run_is_an_error_that_names_the_holder(make: Callable[..., RunSpec], local: LocalEngine) -> None:
     spec = make("a", do="wait")
     process = faults.start(faults._body, spec, ())
-    while not (spec.folder / "artifacts" / "attempts").exists():
-        time.sleep(0.01)
+    faults.wait_for(spec.folder / "artifacts" / "attempts")
     outcome = schedule([spec, make("b")], local)
     assert isinstance(outcome.error, Locked) and str(process.pid) in str(outcome.error)
     process.kill()

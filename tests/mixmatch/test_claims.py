@@ -10,7 +10,33 @@ from papers.mixmatch.config import Config
 from papers.mixmatch.reproduce import ABLATIONS, PAPER, VARIANTS
 
 ROWS = [
-    *("C1 C1b C1c C1d C1e C1f C1g C2 C2b C2c C2d C2e C2f C3 C3b C3c C3d C3e C3f C4 C5 C6 C7".split()),
+    *(
+        [
+            "C1",
+            "C1b",
+            "C1c",
+            "C1d",
+            "C1e",
+            "C1f",
+            "C1g",
+            "C2",
+            "C2b",
+            "C2c",
+            "C2d",
+            "C2e",
+            "C2f",
+            "C3",
+            "C3b",
+            "C3c",
+            "C3d",
+            "C3e",
+            "C3f",
+            "C4",
+            "C5",
+            "C6",
+            "C7",
+        ]
+    ),
     *(f"A{i}" for i in range(11)),
 ]
 
@@ -75,7 +101,12 @@ def test_paper_preset_has_the_papers_hyper_parameters():
     cifar10 = config("cifar10-250")
     assert (cifar10.steps, cifar10.batch_size, cifar10.learning_rate, cifar10.ema_decay) == (2**20, 64, 0.002, 0.999)
     assert (cifar10.num_views, cifar10.temperature, cifar10.alpha, cifar10.unlabeled_weight) == (2, 0.5, 0.75, 75)
-    assert (cifar10.ramp_steps, cifar10.weight_decay, cifar10.median_of, cifar10.evaluate_every) == (16384, 0.02, 20, 1024)
+    assert (cifar10.ramp_steps, cifar10.weight_decay, cifar10.median_of, cifar10.evaluate_every) == (
+        16384,
+        0.02,
+        20,
+        1024,
+    )
     assert config("svhn-250").unlabeled_weight == 250
     assert not config("svhn-250").flip
     assert config("svhn-extra-250").alpha == 0.25

@@ -184,7 +184,12 @@ def test_other_data_moves_the_old_model_aside(data: Path, tmp_path: Path, run: R
     assert train_on(run, data, tmp_path / "model", "--steps", 1)[0] == 0
     picture(data / "cat" / "new.png", 1)
     status, out, _ = train_on(run, data, tmp_path / "model", "--steps", 2)
-    assert status == 0 and "kept beside it as .old-N: it had steps 1 instead of 2" in out and "another data" in out
+    assert (
+        status == 0
+        and "kept beside it as .old-N: it had " in out
+        and "steps 1 instead of 2" in out
+        and "another data" in out
+    )
     assert json.loads((tmp_path / "model.old-1/model.json").read_text())["examples"]["labeled"]["cat"] == 3
     assert json.loads((tmp_path / "model/model.json").read_text())["examples"]["labeled"]["cat"] == 4
 

@@ -1,5 +1,6 @@
 """PATE's aggregation and its accounting."""
 
+import itertools
 import math
 
 import numpy as np
@@ -43,7 +44,7 @@ def test_data_dependent_loss_never_exceeds_the_gaussian_one_and_falls_with_agree
         assert (losses[-1] <= orders / sigma**2 + 1e-12).all()
         assert (losses[-1] >= 0).all()
     assert losses[0] == pytest.approx(orders / sigma**2)
-    for weaker, stronger in zip(losses, losses[1:], strict=False):
+    for weaker, stronger in itertools.pairwise(losses):
         assert (stronger <= weaker + 1e-12).all()
     assert losses[-1][10] < 0.05 * losses[0][10]
 
