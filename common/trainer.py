@@ -9,7 +9,7 @@ A module that `fit` trains is a LightningModule with manual optimisation and
     evaluate() -> dict[str, float]     measured at every `evaluate_every` steps and at the end
 
 One Lightning epoch is the whole run, and its "batches" are ranges of steps: a small network does many steps in one
-`training_step`, so that Lightning's own work per batch (0.2 to 0.5 ms on a CPU) is shared by all of them. A
+`training_step`, so that Lightning's own work per batch (about 1 ms on a CPU core) is shared by all of them. A
 batch's data is a function of the step, so no loader has a state. Ranges never straddle a step at which something
 happens (evaluation, checkpoint, log), and where they are cut does not change what is computed.
 """
