@@ -4,7 +4,7 @@ Importing a paper's `reproduce.py` loads no torch: run functions are named as te
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -189,7 +189,7 @@ def expand(
             function=function,
             config=config,
             folder=folder,
-            execution=Execution(**{**vars(execution), "threads": experiment.threads}),
+            execution=replace(execution, threads=experiment.threads),
             data=tuple(locate(source) for source in experiment.data),
             needs=needs,
             exclusive=experiment.exclusive,

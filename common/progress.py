@@ -32,9 +32,9 @@ def _clock(seconds: float) -> str:
 class Display:
     """Follows events. The time left is the mean time of the finished runs times those that are left."""
 
-    def __init__(self, specs: Sequence[RunSpec], slots: int, console: Console | None = None):
+    def __init__(self, specs: Sequence[RunSpec], console: Console | None = None):
         self.console = console or Console()
-        self.total, self.slots = len(specs), max(1, min(slots, len(specs)))
+        self.total = len(specs)
         self.done = 0
         self.running: dict[str, tuple[int, int, str]] = {}
         self._started = self._last_line = time.monotonic()

@@ -173,7 +173,7 @@ def train(specs: list[RunSpec], options: Options, gpus: int, console: Console) -
         on_gpu = left[0].execution.device == "cuda"
         slots = 1 if options.engine == "serial" else options.parallel or (gpus if on_gpu else cores())
         engine = LocalEngine(slots, gpus if on_gpu else 0, (spec.function.partition(":")[0] for spec in left))
-        with Display(left, slots, console) as display:
+        with Display(left, console) as display:
             outcome = schedule(left, engine, display, options.time_limit, outcome)
     if isinstance(outcome.error, OSError):
         raise UserError(describe(outcome.error)) from outcome.error

@@ -287,7 +287,7 @@ GPU_PRESET = Preset(
         )
         for labels in (250, 4000)
     ),
-    cost="1 hour on one H200-class GPU",
+    cost="about an hour on one H200-class GPU (estimated)",
     description="the paper's data and network, 1/32 of the schedule",
     needs_gpu=True,
     bf16=True,
@@ -399,7 +399,7 @@ def tables() -> tuple[Experiment, ...]:
 PAPER_PRESET = Preset(
     "paper",
     tables(),
-    cost="weeks of GPU time; half an hour to an hour a run",
+    cost="weeks of GPU time; half an hour to an hour a run (estimated)",
     description="Tables 1, 2, 4-8 and section 4.3 at full length",
     needs_gpu=True,
     bf16=True,
@@ -411,7 +411,8 @@ METRICS = {
         "lower",
         "test",
         "last (quick, cpu), median of last 20 (gpu, paper)",
-        "wrong predictions on the test split (CIFAR-10 in `cpu`: training batch 5)",
+        "wrong predictions on the test split (CIFAR-10 in `cpu`: training batch 5); examples: digits 500, "
+        "textures 1,000, MNIST and CIFAR 10,000, SVHN 26,032, STL-10 8,000",
         weights="EMA",
     ),
     "train_error": Metric(
@@ -422,7 +423,7 @@ METRICS = {
         "higher",
         "test",
         "last (quick), median of last 20 (paper)",
-        "right predictions on the test split",
+        "right predictions on the test split; examples: digits 500, SVHN 16,032",
         weights="EMA",
     ),
     "asked": Metric("queries", "lower", "queries", "once", "queries put to the teachers"),

@@ -280,7 +280,7 @@ def train(spec: RunSpec, time_limit: float | None, console: Console) -> tuple[di
         if changed:
             console.print(f"what was in {spec.folder.name} is kept beside it as .old-N: it had {changed}", **PLAIN)
 
-    with Display([spec], 1, console) as display:
+    with Display([spec], console) as display:
 
         def report(step: int, total: int, values: Mapping[str, float]) -> None:
             display(Event("progress", spec, step, total, values))

@@ -34,7 +34,7 @@ def console(terminal: bool) -> tuple[Console, io.StringIO]:
 
 def test_plain_lines_where_there_is_no_terminal(specs: list[RunSpec]) -> None:
     where, text = console(terminal=False)
-    with Display(specs, 2, where) as display:
+    with Display(specs, where) as display:
         display(Event("progress", specs[0], 5, 10, {"loss": 0.5}))
         display(end(specs[0], metrics={"error": 12.3456, "time": {"mean": 2.0, "std": 0.1, "n": 3}}))
         display(end(specs[1], status="failed", error="ValueError: [red]odd[/red]"))
@@ -46,7 +46,7 @@ def test_plain_lines_where_there_is_no_terminal(specs: list[RunSpec]) -> None:
 
 def test_a_sign_of_life_now_and_then(specs: list[RunSpec], monkeypatch: pytest.MonkeyPatch) -> None:
     where, text = console(terminal=False)
-    with Display(specs, 2, where) as display:
+    with Display(specs, where) as display:
         display(Event("progress", specs[0], 5, 10, {"loss": 0.5}))
         assert text.getvalue() == ""
         monkeypatch.setattr(progress, "PLAIN_EVERY", 0.0)
@@ -56,7 +56,7 @@ def test_a_sign_of_life_now_and_then(specs: list[RunSpec], monkeypatch: pytest.M
 
 def test_a_live_table_on_a_terminal(specs: list[RunSpec]) -> None:
     where, text = console(terminal=True)
-    with Display(specs, 2, where) as display:
+    with Display(specs, where) as display:
         display(Event("progress", specs[0], 5, 10, {"loss": 0.25}))
         display(end(specs[1], metrics={"error": 1.0}))
     shown = text.getvalue()
@@ -70,7 +70,7 @@ def test_time_left(specs: list[RunSpec], monkeypatch: pytest.MonkeyPatch) -> Non
     now = [1000.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
     where, _ = console(terminal=False)
-    display = Display(specs, 2, where)
+    display = Display(specs, where)
     assert display._left() == ""
     now[0] += 30
     display(Event("progress", specs[0], 5, 10, {}))
