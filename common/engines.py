@@ -1,8 +1,8 @@
 """Where jobs execute. The scheduler decides what may start; an engine starts it and reports what happened.
 
-Every run is a child forked from a server process that has imported torch and executed nothing, so serial and parallel
-execution give equal bits; an engine only decides how many children run at once. Another engine (Ray) is another class
-with the same four methods.
+Every job - a run, or a stack of runs - is a child forked from a server process that has imported torch and executed
+nothing, so serial and parallel execution give equal bits; an engine only decides how many children run at once. Another
+engine (Ray) is another class with the same four methods.
 """
 
 import multiprocessing
@@ -14,23 +14,25 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol
 
-from common import runs
+from common import jobs, runs
 from common.errors import UserError
-from common.runs import Folder, RunSpec
+from common.jobs import JobSpec
+from common.runs import Workplace
 
 PRELOAD = ("torch", "pytorch_lightning", "common.trainer")
 
 
 @dataclass(frozen=True)
 class Event:
-    """What an engine reports of a run.
+    """What an engine reports.
 
-    kind: "progress" (step, total, values), "end" (record), or "error": the run could not be attempted at all - its
-    folder is locked or unwritable, the disk is full - and the whole command should stop.
+    kind: "progress" of a job (step, total, values), "end" of a run (record; a stack's runs end one after another), or
+    "error": the job could not be attempted at all - a folder is locked or unwritable, the disk is full - and the whole
+    command should stop.
     """
 
     kind: str
-    spec: RunSpec
+    spec: JobSpec
     step: int = 0
     total: int = 0
     values: Mapping[str, float] = field(default_factory=dict)
@@ -43,23 +45,23 @@ class Engine(Protocol):
 
     slots: int
 
-    def start(self, spec: RunSpec) -> None: ...
+    def start(self, spec: JobSpec) -> None: ...
 
     def wait(self, timeout: float) -> list[Event]:
         """Events since the last call; returns early when there is one."""
         ...
 
     def stop(self) -> None:
-        """Ask every run to write a checkpoint and end."""
+        """Ask every job to write a checkpoint and end."""
         ...
 
     def kill(self) -> None:
-        """End every run now; what its last checkpoint holds is kept."""
+        """End every job now; what its last checkpoint holds is kept."""
         ...
 
 
-def _child(spec: RunSpec, sender: Connection, gpu: str | None) -> None:
-    """Body of the process of one run."""
+def _child(spec: JobSpec, sender: Connection, gpu: str | None) -> None:
+    """Body of the process of one job."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
@@ -67,14 +69,14 @@ def _child(spec: RunSpec, sender: Connection, gpu: str | None) -> None:
     def report(step: int, total: int, values: Mapping[str, float]) -> None:
         sender.send(("progress", step, total, dict(values)))
 
-    def on_folder(folder: Folder) -> None:
-        runs.redirect_output(folder.path / "log.txt")
-        folder.listen_for_stop()
+    def on_open(place: Workplace) -> None:
+        runs.redirect_output(place.path / "log.txt")
+        place.listen_for_stop()
 
     set_threads(spec.execution.threads)
     message: tuple[str, Any]
     try:
-        message = ("end", runs.execute(spec, report, on_folder))
+        message = ("end", jobs.execute(spec, report, on_open))
     except (UserError, OSError) as error:
         if isinstance(error, OSError):
             error.filename = error.filename or str(spec.folder)
@@ -114,7 +116,7 @@ def cores() -> int:
 
 
 class LocalEngine:
-    """Runs on this machine: as many at once as `slots` allows. `slots=1` is the serial engine.
+    """Jobs on this machine: as many at once as `slots` allows. `slots=1` is the serial engine.
 
     modules: what the runs will import; the server process imports them once, before the first fork.
     """
@@ -123,12 +125,12 @@ class LocalEngine:
         self.slots = slots or (gpus if gpus else cores())
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload([*PRELOAD, *sorted(set(modules) - set(PRELOAD))])
-        self._running: dict[Connection, tuple[RunSpec, Any, str | None]] = {}
+        self._running: dict[Connection, tuple[JobSpec, Any, str | None]] = {}
         # What the user hid from this process stays hidden from the runs.
         visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
         self._free_gpus = (visible or [str(number) for number in range(gpus)])[:gpus]
 
-    def start(self, spec: RunSpec) -> None:
+    def start(self, spec: JobSpec) -> None:
         receiver, sender = self._context.Pipe(duplex=False)
         gpu = self._free_gpus.pop(0) if spec.execution.device == "cuda" and self._free_gpus else None
         process = self._context.Process(target=_child, args=(spec, sender, gpu), name=spec.name)
@@ -157,9 +159,10 @@ class LocalEngine:
             if message[0] == "died":
                 # SIGTERM before the run could listen for it is a stop like any other.
                 status = "stopped" if message[1] == -signal.SIGTERM else "failed"
-                message = ("end", runs.record_failure(spec, _cause(message[1]), status))
+                message = ("end", [runs.record_failure(run, _cause(message[1]), status) for run in spec.runs])
             if message[0] == "end":
-                events.append(Event("end", spec, record=message[1]))
+                ends = zip(spec.runs, message[1], strict=True)
+                events += [Event("end", run, record=record) for run, record in ends]
             else:
                 events.append(Event("error", spec, error=message[1]))
         return events

@@ -16,7 +16,7 @@ class Diverged(Exception):
 
     def __init__(self, step: int | None, what: str = "the loss"):
         super().__init__(f"{what} is not finite" + ("" if step is None else f" at step {step}"))
-        self.step = step
+        self.step, self.what = step, what
 
 
 def is_machine_trouble(error: BaseException) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 from common.claims import Claim
 from common.codehash import ROOT
 from common.errors import UserError
-from common.runs import FIRST_CONFIRMING_SEED, Data, Execution, RunSpec
+from common.runs import FIRST_CONFIRMING_SEED, Data, Execution, RunSpec, Stackable
 
 
 @dataclass(frozen=True)
@@ -51,12 +51,35 @@ class Need:
 
 
 @dataclass(frozen=True)
+class Stacking:
+    """How runs of an experiment are trained several at once, as one batched model (`common.jobs`).
+
+    function: the stack's run function. shape: of a config, a text that is equal where tensors are. size: runs in a
+    stack at the most; None: measured on this machine with `probe` (see `common.runs.Stackable`).
+    """
+
+    function: str
+    shape: Callable[[Mapping[str, Any]], str]
+    size: int | None = None
+    probe: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.size is None and self.probe is None:
+            raise ValueError("a stack whose size is to be measured needs a probe")
+
+    def of(self, config: Mapping[str, Any]) -> Stackable:
+        """What a run with this config can be stacked with."""
+        return Stackable(self.function, self.shape(config), self.size, self.probe)
+
+
+@dataclass(frozen=True)
 class Experiment:
     """One question on one data set.
 
     methods: name to what it changes in `config`. data: the sets it reads, or none. described: the data in words, as the
     report shows it. seeds: how many confirming seeds the preset runs. needs: method to {name: Need}. function: the run
-    function when it is not the paper's. threads: per run.
+    function when it is not the paper's. threads: per run. check_config: raises on a key nobody reads, where it is
+    not the paper's own. stacking: how its runs are trained several at once, where that is faster.
     """
 
     name: str
@@ -70,6 +93,8 @@ class Experiment:
     functions: Mapping[str, str] = field(default_factory=dict)
     threads: int = 1
     exclusive: bool = False
+    check_config: Callable[[Mapping[str, Any]], object] | None = None
+    stacking: Stacking | None = None
 
 
 @dataclass(frozen=True)
@@ -89,7 +114,11 @@ class Preset:
 
 @dataclass(frozen=True)
 class Paper:
-    """One paper. function: its run function, "package.module:name". check_config: raises on a key nobody reads."""
+    """One paper. function: its run function, "package.module:name". check_config: raises on a key nobody reads.
+
+    bench: "package.module:name" of the benchmark's rows. pictures: the same of a function (results document, folder of
+    the preset's runs) -> list of `common.report.pictures.Picture`, for what curves and intervals cannot show.
+    """
 
     name: str
     title: str
@@ -100,6 +129,7 @@ class Paper:
     metrics: Mapping[str, Metric]
     check_config: Callable[[Mapping[str, Any]], object] = dict
     bench: str | None = None
+    pictures: str | None = None
 
     def preset(self, name: str) -> Preset:
         """The preset of this name; UserError names the known ones."""
@@ -174,7 +204,7 @@ def expand(
         if folder in specs:
             return specs[folder]
         config = {**experiment.config, **experiment.methods[method]}
-        paper.check_config(config)
+        (experiment.check_config or paper.check_config)(config)
         needs = {
             name: build(preset.experiment(need.experiment), need.method, seed if need.seed is None else need.seed)
             for name, need in experiment.needs.get(method, {}).items()
@@ -195,6 +225,7 @@ def expand(
             exclusive=experiment.exclusive,
             data_dir=data_dir,
             tensorboard=tensorboard,
+            stackable=None if experiment.stacking is None else experiment.stacking.of(config),
         )
         return specs[folder]
 

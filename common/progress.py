@@ -30,13 +30,14 @@ def _clock(seconds: float) -> str:
 
 
 class Display:
-    """Follows events. The time left is the mean time of the finished runs times those that are left."""
+    """Follows events of jobs. The time left is the mean time of the finished runs times those that are left."""
 
     def __init__(self, specs: Sequence[RunSpec], console: Console | None = None):
         self.console = console or Console()
         self.total = len(specs)
         self.done = 0
         self.running: dict[str, tuple[int, int, str]] = {}
+        self._runs: dict[str, set[str]] = {}  # of each job in `running`, those of its runs that have not ended
         self._started = self._last_line = time.monotonic()
         self._bar = Progress(
             TextColumn("{task.description}"),
@@ -63,8 +64,16 @@ class Display:
             self._live.update(self._render())
             self._live.stop()
 
+    def _end(self, run: str) -> None:
+        """A run has ended, and with the last of its runs the job."""
+        for job, names in list(self._runs.items()):
+            names.discard(run)
+            if not names:
+                del self._runs[job], self.running[job]
+
     def _fraction(self) -> float:
-        return self.done + sum(step / total for step, total, _ in self.running.values() if total)
+        parts = (len(self._runs[job]) * step / total for job, (step, total, _) in self.running.items() if total)
+        return self.done + sum(parts)
 
     def _left(self) -> str:
         fraction = self._fraction()
@@ -83,8 +92,9 @@ class Display:
         name = event.spec.name
         if event.kind == "progress":
             self.running[name] = (event.step, event.total, _numbers(event.values, 5))
+            self._runs[name] = {run.name for run in event.spec.runs}
         else:
-            self.running.pop(name, None)
+            self._end(name)
             self.done += 1
             record = event.record
             text = record["error"] if record["status"] != "finished" else _numbers(record["metrics"])

@@ -17,11 +17,13 @@ from common import results
 from common.engines import LocalEngine, cores, probe_devices
 from common.errors import UserError, describe
 from common.files import check_writable, write_bytes, write_text
+from common.jobs import Find, arrange
 from common.paper import DataSource, Paper, Preset, expand, parse_seeds
 from common.progress import Display
 from common.runs import FIRST_CONFIRMING_SEED, Data, Execution, RunSpec, settled_status
 from common.scheduler import Outcome, schedule
 from common.schemas import dump_json, validate
+from common.stacking import Sizes
 
 ENGINES = ("local", "serial")
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -123,29 +125,36 @@ class _Locator:
         return able
 
 
-def plan(paper: Paper, options: Options, console: Console) -> tuple[list[RunSpec], int]:
-    """The runs that a command asks for and how many GPUs are there. UserError before anything is trained or written."""
+@dataclass(frozen=True)
+class Plan:
+    """The runs that a command asks for, how many GPUs are there, and any other run of the preset by its name.
+
+    find: None for a run whose experiment, method or data is not there.
+    """
+
+    specs: list[RunSpec]
+    gpus: int
+    find: Find
+
+
+def plan(paper: Paper, options: Options, console: Console) -> Plan:
+    """What a command asks for. UserError before anything is trained or written."""
     options.check()
     preset = paper.preset(options.preset)
     seeds = parse_seeds(options.seeds)
     data_dir = Path(os.environ["DATA_DIR"]) if os.environ.get("DATA_DIR") else None
     if data_dir is not None and not data_dir.is_dir():
         raise UserError(f"DATA_DIR is {data_dir}, which is not a folder: correct it or leave it out")
-    out, wanted = Path(options.out), _list(options.experiments)
+    out, wanted, methods = Path(options.out), _list(options.experiments), _list(options.methods)
 
-    def runs_of(execution: Execution, experiments: list[str] | None, locate: Any) -> list[RunSpec]:
-        return expand(
-            paper,
-            preset,
-            out,
-            execution,
-            locate,
-            seeds,
-            _list(options.methods),
-            experiments,
-            data_dir,
-            options.tensorboard,
-        )
+    def runs_of(
+        execution: Execution,
+        experiments: list[str] | None,
+        locate: Any,
+        seeds: list[int] | None = seeds,
+        methods: list[str] | None = methods,
+    ) -> list[RunSpec]:
+        return expand(paper, preset, out, execution, locate, seeds, methods, experiments, data_dir, options.tensorboard)
 
     # Names first, on nothing but the paper: a misspelt method is answered at once.
     runs_of(Execution(), wanted, lambda source: Data(source.name, source.name, ""))
@@ -156,14 +165,23 @@ def plan(paper: Paper, options: Options, console: Console) -> tuple[list[RunSpec
     if not able:
         raise UserError(f"nothing left to run in preset '{preset.name}': no experiment has its data")
     found = probe_devices()
-    specs = runs_of(choose_execution(preset, options, found), able, locator)
+    execution = choose_execution(preset, options, found)
+    specs = runs_of(execution, able, locator)
     if not specs:
         raise UserError("nothing to run: no chosen experiment has a chosen method")
-    return specs, int(found["cuda"])
+
+    def find(experiment: str, method: str, seed: int) -> RunSpec | None:
+        try:
+            return runs_of(execution, [experiment], locator, [seed], [method])[-1]
+        except UserError:
+            return None
+
+    return Plan(specs, int(found["cuda"]), find)
 
 
-def train(specs: list[RunSpec], options: Options, gpus: int, console: Console) -> Outcome:
+def train(planned: Plan, options: Options, console: Console) -> Outcome:
     """Execute what is not settled yet. Raises what kept a run from being attempted (locked, disk full)."""
+    specs, gpus = planned.specs, planned.gpus
     settled = {spec.folder: status for spec in specs if (status := settled_status(spec))}
     left = [spec for spec in specs if spec.folder not in settled]
     outcome = Outcome(settled)
@@ -173,8 +191,13 @@ def train(specs: list[RunSpec], options: Options, gpus: int, console: Console) -
         on_gpu = left[0].execution.device == "cuda"
         slots = 1 if options.engine == "serial" else options.parallel or (gpus if on_gpu else cores())
         engine = LocalEngine(slots, gpus if on_gpu else 0, (spec.function.partition(":")[0] for spec in left))
-        with Display(left, console) as display:
-            outcome = schedule(left, engine, display, options.time_limit, outcome)
+        sizes = Sizes(
+            Path(options.out) / "stacking.json",
+            lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True),
+        )
+        jobs = arrange(left, slots, sizes, planned.find)
+        with Display([run for job in jobs for run in job.runs], console) as display:
+            outcome = schedule(jobs, engine, display, options.time_limit, outcome)
     if isinstance(outcome.error, OSError):
         raise UserError(describe(outcome.error)) from outcome.error
     if outcome.error is not None:
@@ -184,7 +207,7 @@ def train(specs: list[RunSpec], options: Options, gpus: int, console: Console) -
 
 def report(paper: Paper, preset: Preset, root: Path, console: Console) -> Path:
     """Collect, judge and draw what stands in the run folders; path of the HTML report. Trains nothing."""
-    from common.report import print_verdicts, write_report
+    from common.report import pictures, print_verdicts, write_report
 
     folder = root / paper.name / preset.name
     check_writable(folder)
@@ -193,7 +216,8 @@ def report(paper: Paper, preset: Preset, root: Path, console: Console) -> Path:
         raise UserError(f"nothing to report: no run of {paper.name} {preset.name} in {root}: run make reproduce first")
     results.write(paper, preset, root, document)
     bench = root / paper.name / "bench.json"
-    page = write_report(document, folder / f"{preset.name}.curves.csv.gz", read_bench(bench), folder)
+    own = pictures.of_paper(paper, document, folder)
+    page = write_report(document, folder / f"{preset.name}.curves.csv.gz", read_bench(bench), folder, own)
     print_verdicts(document, page, console)
     return page
 
@@ -213,7 +237,8 @@ def reproduce(paper: Paper, options: Options, console: Console | None = None) ->
     """All stages. Exit status: 0 when every run finished or diverged, 1 when one failed or the time limit came, 130
     after Ctrl-C. Raises UserError (status 2) before or instead of training."""
     console = console or Console()
-    specs, gpus = plan(paper, options, console)
+    planned = plan(paper, options, console)
+    specs = planned.specs
     preset = paper.preset(options.preset)
     exploring = specs[-1].seed < FIRST_CONFIRMING_SEED
     root = Path(options.out)
@@ -223,7 +248,7 @@ def reproduce(paper: Paper, options: Options, console: Console | None = None) ->
         previous = root / paper.name / preset.name / "results.json"
         if previous.exists():
             results.read(previous)
-    outcome = train(specs, options, gpus, console)
+    outcome = train(planned, options, console)
     if exploring:
         console.print(
             f"seeds below {FIRST_CONFIRMING_SEED} explore: nothing is judged; runs are in "
@@ -239,7 +264,7 @@ def reproduce(paper: Paper, options: Options, console: Console | None = None) ->
 
 def record(paper: Paper, options: Options, console: Console) -> int:
     """Copy a preset's results, curves and bench rows from `out` into the paper's folder and redraw the READMEs."""
-    from common.report import readme, record_plots
+    from common.report import pictures, readme, record_plots
 
     preset, source = paper.preset(options.preset), Path(options.out) / paper.name
     if not (source / preset.name / "results.json").exists() and not (source / "bench.json").exists():
@@ -256,7 +281,8 @@ def record(paper: Paper, options: Options, console: Console) -> int:
         write_text(target / f"{preset.name}.json", dump_json(document))
         gathered = source / preset.name / f"{preset.name}.curves.csv.gz"
         write_bytes(target / gathered.name, gathered.read_bytes())
-        record_plots(document, gathered, target / "plots")
+        own = pictures.of_paper(paper, document, source / preset.name)
+        record_plots(document, gathered, target / "plots", own)
     fresh = read_bench(source / "bench.json")
     if fresh is not None:
         old = read_bench(target / "bench.json")

@@ -1,4 +1,4 @@
-"""One run: its specification, key, folder and record.
+"""One run: its specification, key, folder and record. Several at once, as one batched model, are in `jobs.py`.
 
 A run's folder holds `config.json` (everything that decides the result), `run.json` (the record: key, status, metrics,
 provenance), `curves.csv`, `artifacts/`, `checkpoints/`, `weights.safetensors` and `log.txt`. The lock stands beside it.
@@ -16,10 +16,10 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from common import provenance
 from common.codehash import code_hash
@@ -30,6 +30,8 @@ from common.files import Locked, is_locked, lock, read_json, write_json
 FIRST_CONFIRMING_SEED = 1000
 SETTLED = ("finished", "diverged")
 Metrics = dict[str, Any]
+Report = Callable[[int, int, Mapping[str, float]], None]
+T = TypeVar("T")
 
 
 class Stopped(Exception):
@@ -60,11 +62,27 @@ class Data:
 
 
 @dataclass(frozen=True)
+class Stackable:
+    """With which other runs a run may be trained as one batched model: those of an equal `Stackable`.
+
+    function: "package.module:name", called as function(configs, job, needs) with a list of each. shape: a text that is
+    equal where tensors are. size: runs in a stack at the most; None: measured with `probe`, "package.module:name",
+    called as probe(config, size, execution) -> seconds of one step of a stack of that many.
+    """
+
+    function: str
+    shape: str
+    size: int | None = None
+    probe: str | None = None
+
+
+@dataclass(frozen=True)
 class RunSpec:
     """Everything about one run that is known before it starts.
 
     function: "package.module:name", called as function(config, folder, needs). config: JSON values only.
-    needs: names, as the function knows them, to the specifications of the runs whose folders it reads.
+    needs: names, as the function knows them, to the specifications of the runs whose folders it reads. Whether a run
+    is trained alone or in a stack is not part of its key.
     """
 
     paper: str
@@ -81,10 +99,16 @@ class RunSpec:
     exclusive: bool = False
     data_dir: Path | None = None
     tensorboard: bool = False
+    stackable: Stackable | None = None
 
     @property
     def name(self) -> str:
         return f"{self.experiment}/{self.method}/seed-{self.seed}"
+
+    @property
+    def runs(self) -> tuple["RunSpec", ...]:
+        """A run alone is a job of one."""
+        return (self,)
 
     @property
     def lock_path(self) -> Path:
@@ -116,10 +140,6 @@ class RunSpec:
         text = json.dumps(self.identity(), sort_keys=True, allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
-    def on(self, execution: Execution) -> "RunSpec":
-        """The same run, and its needs, with another execution."""
-        return replace(self, execution=execution, needs={n: need.on(execution) for n, need in self.needs.items()})
-
 
 def read_record(folder: Path) -> dict[str, Any] | None:
     """The record of the run in `folder`, or None. A run marked running that no process holds was killed: stopped."""
@@ -133,52 +153,38 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     return record
 
 
-class Folder:
-    """What a run function may do with its folder. Made by `execute`, which holds the lock."""
+class Workplace:
+    """Where training happens: a run's folder, or the folder of a stacked job. Its clock, its progress, its end.
 
-    def __init__(self, spec: RunSpec, report: Callable[[int, int, Mapping[str, float]], None] | None = None):
-        self.path = spec.folder
-        self.spec = spec
-        self.execution = spec.execution
-        self.data_dir = spec.data_dir
-        self.curves = Curves(self.path / "curves.csv")
+    members: the folders of the runs that are trained here.
+    """
+
+    members: "list[Folder]"
+
+    def __init__(self, path: Path, execution: Execution, data_dir: Path | None, report: Report | None):
+        self.path, self.execution, self.data_dir = path, execution, data_dir
         self.stop_requested = False
-        self.resumed: list[int] = []
-        self.samples = 0
-        self.error: Exception | None = None  # what ended the run, for a caller in the same process
         self._report = report
         self._reported: dict[str, float] = {}
         self._started = time.monotonic()
         self._last_report = 0.0
 
     def seconds(self) -> float:
-        """Time spent on this run so far, over all resumptions, as far as a checkpoint remembers it."""
+        """Time spent here so far, over all resumptions, as far as a checkpoint remembers it."""
         return time.monotonic() - self._started
 
     def resume_clock(self, seconds: float) -> None:
         """Continue the clock from a checkpoint's reading."""
         self._started = time.monotonic() - seconds
 
-    def note_resumed(self, step: int) -> None:
-        """Put into the record, at once, that the run went on from a checkpoint at `step`: it may be killed again."""
-        self.resumed.append(step)
-        path = self.path / "run.json"
-        write_json(path, {**read_json(path), "resumed": self.resumed})
-
     def listen_for_stop(self) -> None:
-        """Let SIGTERM ask this run to write a checkpoint and end. Only a process's main thread can."""
+        """Let SIGTERM ask for a checkpoint and an early end. Only a process's main thread can."""
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, lambda *_: setattr(self, "stop_requested", True))
 
-    def artifact(self, name: str) -> Path:
-        """Path of a file in `artifacts/`, whose folder exists."""
-        path = self.path / "artifacts" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return path
-
     def report(self, step: int, total: int, values: Mapping[str, float]) -> None:
         """Tell the progress display, with the latest value of every name; at most four times a second get through.
-        No reader: ask the run to stop."""
+        No reader: ask for a stop."""
         self._reported |= values
         now = time.monotonic()
         if self._report is not None and (now - self._last_report > 0.25 or step >= total):
@@ -189,13 +195,40 @@ class Folder:
                 self.stop_requested = True
 
 
-def resolve(function: str) -> Callable[..., Metrics]:
+class Folder(Workplace):
+    """What a run function may do with its folder. Made by `execute`, which holds the lock."""
+
+    def __init__(self, spec: RunSpec, report: Report | None = None):
+        super().__init__(spec.folder, spec.execution, spec.data_dir, report)
+        self.spec = spec
+        self.members = [self]
+        self.curves = Curves(self.path / "curves.csv")
+        self.resumed: list[int] = []
+        self.samples = 0
+        self.diverged: Diverged | None = None  # a member of a stack can diverge while the others go on
+        self.error: Exception | None = None  # what ended the run, for a caller in the same process
+
+    def note_resumed(self, step: int) -> None:
+        """Put into the record, at once, that the run went on from a checkpoint at `step`: it may be killed again."""
+        self.resumed.append(step)
+        path = self.path / "run.json"
+        write_json(path, {**read_json(path), "resumed": self.resumed})
+
+    def artifact(self, name: str) -> Path:
+        """Path of a file in `artifacts/`, whose folder exists."""
+        path = self.path / "artifacts" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+
+def resolve(function: str) -> Callable[..., Any]:
     """Import the function that a text `package.module:name` names."""
     module, _, name = function.partition(":")
     return getattr(importlib.import_module(module), name)
 
 
-def _check_metrics(metrics: Metrics) -> Metrics:
+def check_metrics(metrics: Metrics) -> Metrics:
+    """The metrics themselves. TypeError for what is no number of Python's own, Diverged for one that is not finite."""
     for name, value in metrics.items():
         numbers = [v for v in value.values() if v is not None] if isinstance(value, dict) else [value]
         if not all(isinstance(number, int | float) for number in numbers):
@@ -243,9 +276,43 @@ def _blank_record(spec: RunSpec) -> dict[str, Any]:
     }
 
 
+def begin(spec: RunSpec, stacked: int = 1) -> tuple[dict[str, Any], bool]:
+    """Make the folder ready and write the record of a run that begins: (record, whether the run is settled already).
+
+    To be called with the lock held. A folder with another key is moved aside.
+    """
+    record = read_record(spec.folder)
+    if record is not None and record["key"] != spec.key:
+        _move_aside(spec.folder)
+        record = None
+    if record is not None and record["status"] in SETTLED:
+        return record, True
+    spec.folder.mkdir(parents=True, exist_ok=True)
+    write_json(spec.folder / "config.json", {"preset": spec.preset, **spec.identity()})
+    resumed = list(record["resumed"]) if record else []
+    base = {**_blank_record(spec), "resumed": resumed, "stacked": stacked}
+    write_json(spec.folder / "run.json", base)
+    return base, False
+
+
+def end(folder: Folder, base: Mapping[str, Any], outcome: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+    """Write and return the record of a run that has ended, after so many seconds of its own."""
+    folder.curves.close()
+    rate = folder.samples / seconds if folder.samples and seconds > 0 else None
+    finished = {
+        **base,
+        **outcome,
+        "seconds": round(seconds, 3),
+        "samples_per_second": rate and round(rate, 2),
+        "resumed": folder.resumed,
+    }
+    write_json(folder.path / "run.json", finished)
+    return finished
+
+
 def execute(
     spec: RunSpec,
-    report: Callable[[int, int, Mapping[str, float]], None] | None = None,
+    report: Report | None = None,
     on_folder: Callable[[Folder], None] | None = None,
 ) -> dict[str, Any]:
     """Run one specification in this process, resuming what its folder holds, and return the record.
@@ -256,53 +323,42 @@ def execute(
     folder before the run starts, so that a signal handler can set `stop_requested`.
     """
     with lock(spec.lock_path):
-        record = read_record(spec.folder)
-        if record is not None and record["key"] != spec.key:
-            _move_aside(spec.folder)
-            record = None
-        if record is not None and record["status"] in SETTLED:
-            return record
-        spec.folder.mkdir(parents=True, exist_ok=True)
-        write_json(spec.folder / "config.json", {"preset": spec.preset, **spec.identity()})
-        base = {**_blank_record(spec), "resumed": list(record["resumed"]) if record else []}
-        write_json(spec.folder / "run.json", base)
+        base, settled = begin(spec)
+        if settled:
+            return base
         folder = Folder(spec, report)
         folder.resumed = base["resumed"]
         if on_folder is not None:
             on_folder(folder)
-        outcome = _call(spec, folder)
-        folder.curves.close()
-        seconds = folder.seconds()
-        rate = folder.samples / seconds if folder.samples and seconds > 0 else None
-        finished = {
-            **base,
-            **outcome,
-            "seconds": round(seconds, 3),
-            "samples_per_second": rate and round(rate, 2),
-            "resumed": folder.resumed,
-        }
-        write_json(spec.folder / "run.json", finished)
-        return finished
-
-
-def _call(spec: RunSpec, folder: Folder) -> dict[str, Any]:
-    try:
         needs = {name: need.folder for name, need in spec.needs.items()}
-        metrics = _check_metrics(resolve(spec.function)({**spec.config, "seed": spec.seed}, folder, needs))
-        return {"status": "finished", "metrics": metrics}
+        config = {**spec.config, "seed": spec.seed}
+        metrics, outcome = attempt(lambda: check_metrics(resolve(spec.function)(config, folder, needs)), [folder])
+        if metrics is not None:
+            outcome = {"status": "finished", "metrics": metrics}
+        return end(folder, base, outcome, folder.seconds())
+
+
+def attempt(action: Callable[[], T], folders: list[Folder]) -> tuple[T | None, dict[str, Any]]:
+    """What the action returns, or None and how the record of these folders' runs ends: status and error.
+
+    A traceback goes to each `log.txt`. A full disk and the like are raised.
+    """
+    try:
+        return action(), {}
     except Stopped:
-        return {"status": "stopped", "error": "stopped on request; the same command resumes it"}
+        return None, {"status": "stopped", "error": "stopped on request; the same command resumes it"}
     except Diverged as error:
-        return {"status": "diverged", "error": describe(error)}
+        return None, {"status": "diverged", "error": describe(error)}
     except KeyboardInterrupt:
-        return {"status": "stopped", "error": "interrupted; the same command resumes it"}
+        return None, {"status": "stopped", "error": "interrupted; the same command resumes it"}
     except Exception as error:
         if is_machine_trouble(error):
             raise
-        folder.error = error
-        with open(spec.folder / "log.txt", "a", encoding="utf-8") as log:
-            traceback.print_exc(file=log)
-        return {"status": "failed", "error": describe(error)}
+        for folder in folders:
+            folder.error = error
+            with open(folder.path / "log.txt", "a", encoding="utf-8") as log:
+                traceback.print_exc(file=log)
+        return None, {"status": "failed", "error": describe(error)}
 
 
 def record_failure(spec: RunSpec, error: str, status: str = "failed") -> dict[str, Any]:
@@ -339,7 +395,9 @@ __all__ = [
     "Folder",
     "Locked",
     "RunSpec",
+    "Stackable",
     "Stopped",
+    "Workplace",
     "execute",
     "is_settled",
     "read_record",

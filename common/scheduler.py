@@ -1,4 +1,4 @@
-"""From a list of runs to finished runs: what may start when, on any engine."""
+"""From a list of jobs to finished runs: what may start when, on any engine."""
 
 import signal
 import time
@@ -9,6 +9,7 @@ from pathlib import Path
 
 from common import runs
 from common.engines import Engine, Event
+from common.jobs import JobSpec, without
 from common.runs import RunSpec
 
 
@@ -48,24 +49,26 @@ def _interrupts(stop: Callable[[], None], kill: Callable[[], None]) -> Iterator[
 
 
 def schedule(
-    specs: Sequence[RunSpec],
+    specs: Sequence[JobSpec],
     engine: Engine,
     on_event: Callable[[Event], None] = lambda event: None,
     time_limit: float | None = None,
     settled: Outcome | None = None,
 ) -> Outcome:
-    """Run every specification once, needs first, in the given order as far as slots allow.
+    """Do every job once, needs first, in the given order as far as slots allow.
 
-    A run takes as many slots as it has threads (all of them when it wants more), or one on a GPU. An `exclusive` run
-    waits until nothing runs and runs alone. A run whose need failed is recorded as failed. time_limit: seconds after
-    which everything is stopped, resumable. A failed run does not stop the others; an "error" event does.
+    A job takes as many slots as it has threads (all of them when it wants more), or one on a GPU. An `exclusive` run
+    waits until nothing runs and runs alone. A run whose need failed is recorded as failed, and the rest of its stack
+    goes on. time_limit: seconds after which everything is stopped, resumable. A failed run does not stop the others; an
+    "error" event does.
     """
     outcome = settled or Outcome()
     waiting = list(specs)
-    running: dict[Path, RunSpec] = {}
+    running: dict[Path, JobSpec] = {}
+    ending: dict[Path, Path] = {}  # folder of a run that is being done to the folder of its job
     deadline = time.monotonic() + time_limit if time_limit is not None else None
 
-    def cost(spec: RunSpec) -> int:
+    def cost(spec: JobSpec) -> int:
         return 1 if spec.execution.device != "cpu" else min(spec.execution.threads, engine.slots)
 
     def stop(why: str) -> None:
@@ -73,28 +76,45 @@ def schedule(
             outcome.stopped = why
             engine.stop()
 
-    def settle(spec: RunSpec, event: Event) -> None:
-        running.pop(spec.folder, None)
-        outcome.records[spec.folder] = str(event.record["status"])
+    def settle(event: Event) -> None:
+        folder = event.spec.folder
+        job = ending.pop(folder, None)
+        if job is not None and job not in ending.values():
+            running.pop(job, None)
+        outcome.records[folder] = str(event.record["status"])
         on_event(event)
 
-    def start_what_fits() -> None:
+    def in_vain(run: RunSpec) -> RunSpec | None:
+        """A need of the run that did not finish."""
+        statuses = ((need, outcome.records.get(need.folder)) for need in run.needs.values())
+        return next((need for need, status in statuses if status not in (None, "finished")), None)
+
+    def give_up_in_vain() -> None:
+        """Record the runs whose needs did not finish, and take them out of their jobs; then those that need these."""
         for spec in list(waiting):
-            statuses = [outcome.records.get(need.folder) for need in spec.needs.values()]
-            if any(status not in (None, "finished") for status in statuses):
-                waiting.remove(spec)
-                failed = next(
-                    n.name for n in spec.needs.values() if outcome.records.get(n.folder) not in (None, "finished")
-                )
-                record = runs.record_failure(spec, f"it needs {failed}, which did not finish")
-                settle(spec, Event("end", spec, record=record))
+            lost = {run.folder: need for run in spec.runs if (need := in_vain(run)) is not None}
+            if not lost:
                 continue
+            rest = without(spec, [run for run in spec.runs if run.folder in lost])
+            place = waiting.index(spec)
+            waiting[place : place + 1] = [rest] if rest is not None else []
+            for run in spec.runs:
+                if run.folder in lost:
+                    why = f"it needs {lost[run.folder].name}, which did not finish"
+                    settle(Event("end", run, record=runs.record_failure(run, why)))
+            return give_up_in_vain()
+
+    def start_what_fits() -> None:
+        give_up_in_vain()
+        for spec in list(waiting):
+            ready = all(need.folder in outcome.records for need in spec.needs.values())
             busy = sum(map(cost, running.values()))
             alone = spec.exclusive or any(other.exclusive for other in running.values())
-            if None in statuses or (running and (alone or busy + cost(spec) > engine.slots)):
+            if not ready or (running and (alone or busy + cost(spec) > engine.slots)):
                 continue
             waiting.remove(spec)
             running[spec.folder] = spec
+            ending.update({run.folder: spec.folder for run in spec.runs})
             engine.start(spec)
 
     def follow() -> None:
@@ -109,7 +129,7 @@ def schedule(
                 if event.kind == "progress":
                     on_event(event)
                 elif event.kind == "end":
-                    settle(event.spec, event)
+                    settle(event)
                 else:
                     running.pop(event.spec.folder, None)
                     outcome.error = outcome.error or event.error

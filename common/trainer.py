@@ -8,6 +8,9 @@ A module that `fit` trains is a LightningModule with manual optimisation and
                                        of the last one
     evaluate() -> dict[str, float]     measured at every `evaluate_every` steps and at the end
 
+A module that trains a stack of runs as one batched model (`common.jobs`) returns tensors of shape [runs] from
+`training_step` and a list of dictionaries, one for each run, from `evaluate`.
+
 One Lightning epoch is the whole run, and its "batches" are ranges of steps: a small network does many steps in one
 `training_step`, so that Lightning's own work per batch (about 1 ms on a CPU core) is shared by all of them. A
 batch's data is a function of the step, so no loader has a state. Ranges never straddle a step at which something
@@ -22,14 +25,13 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from safetensors.torch import save
 
 from common import checkpoints
 from common.callbacks import Bookkeeping
 from common.files import write_bytes
-from common.runs import Execution, Folder, Stopped
+from common.runs import Execution, Folder, Stopped, Workplace
 
 PRECISIONS = {"float32": "32-true", "bfloat16": "bf16-mixed"}
 
@@ -66,7 +68,7 @@ class StepRanges:
 
 
 def build_trainer(
-    execution: Execution, callbacks: list[pl.Callback], logger: Any = False, default_root_dir: str | None = None
+    execution: Execution, callbacks: list[pl.Callback], default_root_dir: str | None = None
 ) -> pl.Trainer:
     """A Trainer for one run: no loader magic, no progress bar and no checkpointing of Lightning's own."""
     accelerator = {"cpu": "cpu", "cuda": "gpu", "mps": "mps"}[execution.device]
@@ -85,24 +87,24 @@ def build_trainer(
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
-            logger=logger,
+            logger=False,
             callbacks=callbacks,
             default_root_dir=default_root_dir,
             inference_mode=False,
         )
 
 
-def fit(module: pl.LightningModule, folder: Folder, schedule: Schedule) -> None:
-    """Train `module` in `folder` to `schedule.total_steps`, resuming its newest checkpoint.
+def fit(module: pl.LightningModule, place: Workplace, schedule: Schedule) -> None:
+    """Train `module` in a run's folder, or a stack in its job's, to `schedule.total_steps`; resumes a checkpoint.
 
-    Raises Stopped after a clean early end (checkpoint written) and Diverged when a logged value is not finite. The end
-    state is a checkpoint like any other, so a finished training that is called again does nothing.
+    Raises Stopped after a clean early end (checkpoint written) and Diverged when a logged value of every run is not
+    finite; while others go on, a run of a stack is only marked (`Folder.diverged`). The end state is a checkpoint like
+    any other, so a finished training that is called again does nothing.
     """
-    execution = folder.execution
-    logger = TensorBoardLogger(str(folder.path), name="tensorboard", version="") if folder.spec.tensorboard else False
-    bookkeeping = Bookkeeping(folder, schedule)
+    execution = place.execution
+    bookkeeping = Bookkeeping(place, schedule)
     with quiet(), _determinism(execution.deterministic):
-        trainer = build_trainer(execution, [bookkeeping], logger, str(folder.path))
+        trainer = build_trainer(execution, [bookkeeping], str(place.path))
         try:
             trainer.fit(module, train_dataloaders=StepRanges(module, schedule))
         except SIGTERMException:

@@ -79,7 +79,7 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Reports are a line of text, for tests that are about something else: drawing takes a second."""
     import common.report
 
-    def write(document: dict, curves: Path, bench: dict | None, folder: Path) -> Path:
+    def write(document: dict, curves: Path, bench: dict | None, folder: Path, pictures: list) -> Path:
         (folder / "report.html").write_text(f"{len(document['runs'])} runs")
         return folder / "report.html"
 

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from common import runs
+from common import jobs, runs
 from common.files import lock, write_text
-from common.runs import RunSpec
+from common.jobs import JobSpec
 
 
 @dataclass(frozen=True)
@@ -75,15 +75,15 @@ def arm(fault: Fault) -> Any:
     return mock.patch.object(owner, name, _armed(fault, getattr(owner, name)))
 
 
-def _body(spec: RunSpec, faults: tuple[Fault, ...]) -> None:
+def _body(spec: JobSpec, faults: tuple[Fault, ...]) -> None:
     import torch
 
     torch.set_num_threads(spec.execution.threads)
-    runs.redirect_output(spec.folder.parent / "log.txt")
+    runs.redirect_output(spec.runs[0].folder.parent / "log.txt")
     with ExitStack() as stack:
         for fault in faults:
             stack.enter_context(arm(fault))
-        runs.execute(spec, on_folder=lambda folder: folder.listen_for_stop())
+        jobs.execute(spec, on_open=lambda place: place.listen_for_stop())
 
 
 # What processes other than runs do in the tests. They stand here because a child imports the module of its function.
@@ -131,14 +131,14 @@ def wait_for(path: Path, seconds: float = 120.0) -> None:
         time.sleep(0.005)
 
 
-def written(spec: RunSpec) -> int:
-    """When the record of a run was last written, in ns; it is the first thing a run does."""
-    path = spec.folder / "run.json"
+def written(spec: JobSpec) -> int:
+    """When the record of a job's first run was last written, in ns; it is the first thing a run does."""
+    path = spec.runs[0].folder / "run.json"
     return path.stat().st_mtime_ns if path.exists() else 0
 
 
-def run_with(spec: RunSpec, *faults: Fault, kill_after: float | None = None) -> int | None:
-    """Execute a run in a process of its own with the faults; its exit code.
+def run_with(spec: JobSpec, *faults: Fault, kill_after: float | None = None) -> int | None:
+    """Execute a job in a process of its own with the faults; its exit code.
 
     kill_after: SIGKILL so many seconds after the run has begun.
     """

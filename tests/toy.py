@@ -22,9 +22,9 @@ from common import checkpoints
 from common.claims import Claim, Rule, difference, level
 from common.curves import read_rows
 from common.errors import Diverged, UserError
-from common.paper import DataSource, Experiment, Metric, Need, Paper, Preset
+from common.paper import DataSource, Experiment, Metric, Need, Paper, Preset, Stacking
 from common.random import Stream, seeded
-from common.runs import Execution, Folder, RunSpec, Stopped
+from common.runs import Execution, Folder, RunSpec, Stopped, Workplace
 from common.trainer import Schedule, autocast, fit, save_weights
 
 TRAIN = "tests.toy:train"
@@ -95,6 +95,73 @@ def train(config: Mapping[str, Any], folder: Folder, needs: Mapping[str, Path]) 
     fit(module, folder, Schedule(**{name: config[name] for name in SETTINGS}))
     save_weights(folder, module.average.state_dict())
     return {"test_loss": folder.curves.values("test_loss")[-1]}
+
+
+class Stack(pl.LightningModule):
+    """Regressions, each with its own seed, rate and data, trained as one: parameters [runs, 6]."""
+
+    def __init__(self, configs: list[Mapping[str, Any]]):
+        super().__init__()
+        self.automatic_optimization = False
+        self.configs = configs
+        self.step, self.samples_per_step = 0, 8
+        start = [Stream(config["seed"], "initialisation").normal(0, (6,)) for config in configs]
+        self.weight = nn.Parameter(torch.stack(start))
+        self.rate = torch.tensor([config.get("rate", 0.1) for config in configs])[:, None]
+        self.explode = [config.get("explode") for config in configs]
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD([self.weight], 1.0, momentum=0.5)
+
+    def _losses(self, stream: str, step: int) -> Tensor:
+        x = torch.stack([Stream(config["seed"], stream).normal(step, (8, 6)) for config in self.configs])
+        return ((x * self.weight[:, None]).sum(2) - x[:, :, 0]).square().mean(1)
+
+    def training_step(self, bounds: tuple[int, int]) -> dict[str, Tensor]:
+        optimizer = self.trainer.optimizers[0]
+        time.sleep(max(config.get("pause", 0.0) for config in self.configs))
+        for step in range(*bounds):
+            losses = self._losses("train", step)
+            bad = torch.tensor([explode is not None and step >= explode for explode in self.explode])
+            losses = torch.where(bad, torch.nan, losses)
+            optimizer.zero_grad()
+            losses.sum().backward()
+            self.weight.grad *= self.rate
+            optimizer.step()
+        return {"loss": losses.detach()}
+
+    @torch.no_grad()
+    def evaluate(self) -> list[dict[str, float]]:
+        return [{"test_loss": loss} for loss in self._losses("test", 0).tolist()]
+
+
+def train_stack(configs: list[Mapping[str, Any]], job: Workplace, needs: list[Any]) -> list[dict[str, Any]]:
+    """Train `Stack`; {"test_loss"} of each run."""
+    if any(config.get("do") == "fail" for config in configs):
+        raise ValueError("broken on\npurpose")
+    module = Stack(configs)
+    fit(module, job, Schedule(**{name: configs[0][name] for name in SETTINGS}))
+    for member, weight in zip(job.members, module.weight, strict=True):
+        save_weights(member, {"weight": weight})
+    return [
+        {"test_loss": member.curves.values("test_loss")[-1]} if member.diverged is None else {}
+        for member in job.members
+    ]
+
+
+def train_one(config: Mapping[str, Any], folder: Folder, needs: Mapping[str, Path]) -> dict[str, Any]:
+    """One run of `Stack`, alone."""
+    return train_stack([config], folder, [needs])[0]
+
+
+def seconds_of_stack(config: Mapping[str, Any], size: int, execution: Execution) -> float:
+    """A made-up time of a step: the sixth run no longer fits."""
+    if config.get("do") == "fail":
+        raise UserError("nothing to measure")
+    return 1.0 + size * 0.1 if size < 6 else 20.0
+
+
+STACKING = Stacking("tests.toy:train_stack", lambda config: f"explode={'explode' in config}", 3)
 
 
 def plain(config: Mapping[str, Any], folder: Folder, needs: Mapping[str, Path]) -> dict[str, Any]:
@@ -220,6 +287,22 @@ PAPER = Paper(
             description="a network",
         ),
         Preset(
+            "stacked",
+            (
+                Experiment(
+                    "stack",
+                    {"slow": {"rate": 0.05}, "fast": {"rate": 0.2}},
+                    SETTINGS,
+                    function="tests.toy:train_one",
+                    stacking=STACKING,
+                    seeds=3,
+                    described="normal draws",
+                ),
+            ),
+            cost="a second",
+            description="regressions trained as one",
+        ),
+        Preset(
             "faults",
             (
                 replace(
@@ -252,6 +335,12 @@ def spec_of(folder: Path, function: str = TRAIN, seed: int = 1000, **config: Any
     """One run of the toy in `folder` (its name is taken as the method)."""
     settings = SETTINGS if function == TRAIN else {}
     return RunSpec("toy", "quick", "line", folder.name, seed, function, {**settings, **config}, folder / f"seed-{seed}")
+
+
+def on(spec: RunSpec, execution: Execution) -> RunSpec:
+    """The same run, and its needs, with another execution."""
+    needs = {name: on(need, execution) for name, need in spec.needs.items()}
+    return replace(spec, execution=execution, needs=needs)
 
 
 def _feed(digest: Any, value: Any) -> None:

@@ -61,7 +61,8 @@ def _settings(salt: str) -> Iterator[None]:
         yield
 
 
-def _figure(width: float, height: float) -> "Figure":
+def new_figure(width: float, height: float) -> "Figure":
+    """An empty figure of that many inches on our paper, without pyplot."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -125,7 +126,7 @@ def forest(results: Mapping[str, Any]) -> "Figure | None":
     if not claims:
         return None
     with _settings("forest"):
-        figure = _figure(10.5, 0.95 + 0.47 * len(claims))
+        figure = new_figure(10.5, 0.95 + 0.47 * len(claims))
         top, bottom = 1 - 0.62 / figure.get_figheight(), 0.3 / figure.get_figheight()
         axes = figure.add_axes((0.40, bottom, 0.32, top - bottom))
         axes.set(xlim=(-1, 1), ylim=(len(claims) - 0.5, -0.5), xticks=[], yticks=[])
@@ -262,7 +263,7 @@ def learning_curves(
     else:
         styles = method_styles(tables.methods(dict(results)))
     with _settings(f"{experiment}-{name}"):
-        figure = _figure(size[0], max(size[1], 1.0 + 0.17 * len(shown)))
+        figure = new_figure(size[0], max(size[1], 1.0 + 0.17 * len(shown)))
         longest = max(len(method) for method in shown)
         room = min(0.42, (0.35 + 0.075 * min(longest, 34)) / size[0])
         height = figure.get_figheight()

@@ -12,18 +12,20 @@ verdicts, and `data` is the table of data sets and licences.
 
 import io
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from common.data.catalog import licence_table
 from common.errors import UserError
-from common.files import read_json, write_bytes, write_text
+from common.files import read_json, write_bytes, write_json, write_text
 from common.report import plots, tables, text
 from common.report.curves import read_curves
+from common.report.pictures import Picture
 from common.report.terminal import print_verdicts
 
 _MARKER = re.compile(r"^<!-- (generated: (?P<name>[^>]*?)|end generated) -->[ \t]*$", re.MULTILINE)
+OWN, CAPTIONS = "picture--", "captions.json"
 NOT_RECORDED = "*Not recorded yet.*"
 PRESETS = ("quick", "cpu", "gpu", "paper")
 
@@ -172,14 +174,24 @@ def bench(path: Path) -> str:
 
 
 def pictures(folder: Path, base: Path) -> str:
-    """The `plots` block: recorded pictures, the forest plot first, as links relative to the README's folder."""
+    """The `plots` block: recorded pictures as links relative to the README's folder.
+
+    First the forest plot, then the paper's own pictures, then the learning curves.
+    """
     files = sorted(folder.glob("*.png"), key=lambda file: (file.name != "forest.png", file.name))
     if not files:
         return NOT_RECORDED
-    links = [f"![{file.stem}]({file.relative_to(base).as_posix()})" for file in files]
-    captions = [plots.FOREST_CAPTION] if files[0].name == "forest.png" else []
-    captions += [plots.BAND] if len(files) > len(captions) else []
-    return "\n\n".join([*links, *(f"*{text.markdown(caption)}*" for caption in captions)])
+    captions = read_json(folder / CAPTIONS) if (folder / CAPTIONS).exists() else {}
+    parts: list[str] = []
+    curves: list[str] = []
+    for file in files:
+        link = f"![{file.stem}]({file.relative_to(base).as_posix()})"
+        caption = plots.FOREST_CAPTION if file.name == "forest.png" else captions.get(file.name)
+        if caption is None:
+            curves.append(link)
+        else:
+            parts += [link, f"*{text.markdown(caption)}*"]
+    return "\n\n".join([*parts, *curves, *([f"*{text.markdown(plots.BAND)}*"] if curves else [])])
 
 
 def papers(root: Path) -> str:
@@ -217,18 +229,26 @@ def _heading(folder: Path) -> str:
     return next((line.removeprefix("# ").strip() for line in lines if line.startswith("# ")), folder.name)
 
 
-def record_plots(results: dict[str, Any], curves: Path | None, folder: Path) -> list[Path]:
+def record_plots(results: dict[str, Any], curves: Path | None, folder: Path, own: Sequence[Picture] = ()) -> list[Path]:
     """Write small PNGs for the README to `folder/<preset>/`, in place of those that stood there.
 
-    The forest plot, and a learning curve per experiment and metric. The same input gives the same bytes.
+    The forest plot, the paper's own pictures with their captions in `captions.json`, and a learning curve per
+    experiment and metric (of an experiment with more than 18 methods, a sweep, none). The same input gives the same
+    bytes.
     """
     tables.check_version(results, "the results document")
     pictures: dict[str, bytes] = {}
     figure = plots.forest(results)
     if figure is not None:
         pictures["forest.png"] = plots.png(figure, "forest", dpi=100)
+    captions = {}
+    for picture in own:
+        pictures[f"{OWN}{picture.name}.png"] = plots.png(picture.figure, picture.name, dpi=100)
+        captions[f"{OWN}{picture.name}.png"] = picture.caption
     grouped = read_curves(curves) if curves is not None else {}
     for experiment in tables.experiments(results):
+        if len({run["method"] for run in results["runs"] if run["experiment"] == experiment}) > plots.MANY:
+            continue
         for name in plots.curve_names(grouped, results, experiment)[0]:
             figure = plots.learning_curves(results, grouped, experiment, name)
             if figure is not None:
@@ -240,4 +260,8 @@ def record_plots(results: dict[str, Any], curves: Path | None, folder: Path) -> 
     for path in target.glob("*.png"):
         if path.name not in pictures:
             path.unlink()
+    if captions:
+        write_json(target / CAPTIONS, captions)
+    else:
+        (target / CAPTIONS).unlink(missing_ok=True)
     return [target / file for file in pictures]

@@ -8,6 +8,7 @@ import pytest
 
 from common.errors import UserError
 from common.report import record_plots
+from common.report.pictures import Picture, new_figure
 from common.report.readme import check, redraw, render
 
 HAND = "# MixMatch\n\nWritten by hand.\n\n"
@@ -149,7 +150,16 @@ def test_recorded_plots_are_shown_replace_the_old_ones_and_have_equal_bytes(pape
     second = {path.name: path.read_bytes() for path in record_plots(results, curves, folder)}
     assert first == second and set(first) == {"forest.png", "digits--test_error.png"}
     assert {path.name for path in (folder / "quick").iterdir()} == set(first)
-    shown = render("plots quick", paper)
-    assert shown.startswith("![forest](results/plots/quick/forest.png)\n\n![digits--test_error](results/plots/quick/")
+    parts = render("plots quick", paper).split("\n\n")
+    assert parts[0] == "![forest](results/plots/quick/forest.png)" and parts[1].startswith("*Each row has a scale")
+    assert parts[2] == "![digits--test_error](results/plots/quick/digits--test_error.png)" and len(parts) == 4
+    own = [Picture("samples", "Four *samples*.", new_figure(2, 1))]
+    record_plots(results, curves, folder, own)
+    parts = render("plots quick", paper).split("\n\n")
+    assert parts[2:4] == [
+        "![picture--samples](results/plots/quick/picture--samples.png)", "*Four \\*samples\\*.*"
+    ]  # fmt: skip
+    record_plots(results, curves, folder)
+    assert {path.name for path in (folder / "quick").iterdir()} == set(first)
     at_root = render("plots mixmatch quick", paper.parents[1])
     assert "![forest](papers/mixmatch/results/plots/quick/forest.png)" in at_root

@@ -329,11 +329,11 @@ def test_a_run_of_older_code_is_marked_stale(papers: Command, undrawn: None, mon
     assert Path("runs/toy/quick/plain/good/seed-1000.old-1/run.json").exists()
 
 
-def _train_here(specs: list[RunSpec], *_: Any) -> Any:
+def _train_here(planned: Any, *_: Any) -> Any:
     """Runs in this process, where the code hash is patched."""
     from common.scheduler import Outcome
 
-    return Outcome({spec.folder: runs.execute(spec)["status"] for spec in specs})
+    return Outcome({spec.folder: runs.execute(spec)["status"] for spec in planned.specs})
 
 
 def test_the_time_limit_ends_with_1_and_resumes(

@@ -61,7 +61,7 @@ def test_the_key_holds_what_decides_the_result(spec: RunSpec, name: str) -> None
 @pytest.mark.parametrize("name", OTHER_EXECUTION)
 def test_the_key_holds_how_it_is_executed(spec: RunSpec, name: str) -> None:
     assert set(OTHER_EXECUTION) == set(vars(Execution()))
-    assert spec.on(replace(Execution(), **{name: OTHER_EXECUTION[name]})).key != spec.key
+    assert toy.on(spec, replace(Execution(), **{name: OTHER_EXECUTION[name]})).key != spec.key
 
 
 def test_the_key_holds_the_code(spec: RunSpec, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,7 +80,7 @@ def test_the_key_holds_the_keys_of_the_needs(spec: RunSpec) -> None:
     deep = replace(spec, method="deep", needs={"needing": needing})
     assert deep.key != replace(deep, needs={"needing": replace(needing, needs={"first": doing(spec, score=3.0)})}).key
     # Another execution is another execution of the needs, too.
-    assert deep.on(Execution(threads=2)).needs["needing"].needs["first"].execution.threads == 2
+    assert toy.on(deep, Execution(threads=2)).needs["needing"].needs["first"].execution.threads == 2
 
 
 def test_the_key_does_not_hold_where_the_run_lives(spec: RunSpec, tmp_path: Path) -> None:

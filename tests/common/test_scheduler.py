@@ -66,7 +66,7 @@ def make(tmp_path: Path) -> Callable[..., RunSpec]:
     def of(method: str, *needs: RunSpec, threads: int = 1, exclusive: bool = False, **config: Any) -> RunSpec:
         spec = toy.spec_of(tmp_path / method, toy.PLAIN, **config)
         spec = replace(spec, needs={need.method: need for need in needs}, exclusive=exclusive)
-        return spec.on(Execution(threads=threads))
+        return toy.on(spec, Execution(threads=threads))
 
     return of
 
@@ -98,7 +98,7 @@ def test_a_run_takes_as_many_slots_as_it_has_threads(make: Callable[..., RunSpec
 def test_on_a_gpu_a_run_takes_one_slot(make: Callable[..., RunSpec]) -> None:
     engine = Pretended(slots=2)
     on_gpu = Execution(device="cuda", threads=4)
-    schedule([make(name).on(on_gpu) for name in "ab"], engine)
+    schedule([toy.on(make(name), on_gpu) for name in "ab"], engine)
     assert engine.log[:2] == ["+a", "+b"]
 
 

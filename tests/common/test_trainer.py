@@ -36,7 +36,7 @@ def test_ranges_cover_the_steps_and_stop_wherever_something_happens(
 
 def trained(folder: Path, execution: Execution | None = None, **config: Any) -> dict[str, str]:
     """The end state of a run in this process, but for its record, which holds the key."""
-    spec = toy.spec_of(folder, **config).on(execution or Execution())
+    spec = toy.on(toy.spec_of(folder, **config), execution or Execution())
     record = execute(spec)
     assert record["status"] == "finished", record["error"]
     return {name: digest for name, digest in toy.end_state(spec.folder).items() if name != "record"}
