@@ -12,7 +12,7 @@ FLAGS        = $(if $(SEEDS),--seeds $(SEEDS)) $(if $(METHODS),--methods $(METHO
                $(if $(EXPERIMENTS),--experiments $(EXPERIMENTS)) $(if $(DEVICE),--device $(DEVICE)) \
                $(if $(ENGINE),--engine $(ENGINE)) $(if $(OUT),--out $(OUT)) $(ARGS)
 
-.PHONY: help reproduce report record verify bench list test lint clean env
+.PHONY: help reproduce report record verify bench list new-paper test lint clean env
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -36,6 +36,9 @@ bench: env  ## measure speed against the plain path
 
 list: env  ## papers, presets and what they cost
 	@$(RUN) papers list
+
+new-paper: env  ## write the folder of a new paper, ready to run: NAME=demo
+	@$(RUN) papers new-paper "$(NAME)"
 
 test: env  ## the tests
 	@$(RUN) pytest -n $(or $(JOBS),2) --dist loadfile $(ARGS)
@@ -61,5 +64,5 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	  $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
 	@echo "2/2 the other libraries"
 	@$(RUN) pip install --disable-pip-version-check --progress-bar on --constraint constraints.txt \
-	  $$($(PYTHON) -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; print(*[d.replace(" ", "") for d in p["dependencies"] + p["optional-dependencies"]["dev"] if not d.startswith("torch>")])')
+	  $$($(PYTHON) -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; print(*[d.replace(" ", "") for d in sum(p["optional-dependencies"].values(), p["dependencies"]) if not d.startswith("torch>")])')
 	@touch $@

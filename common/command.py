@@ -33,6 +33,7 @@ ACTIONS = {
     "record": "copy results into the paper's folder and redraw the README tables",
     "verify": "recompute every verdict and table from the committed results (all papers when none is named)",
     "bench": "measure speed against the plain path",
+    "new-paper": "write the folder of a new paper, which runs its smoke preset as it is",
 }
 
 
@@ -126,12 +127,16 @@ def front_door(arguments: Sequence[str] | None = None) -> int:
     actions = "; ".join(f"{name}: {text}" for name, text in ACTIONS.items())
     parser = _parser("python -m papers", f"Papers whose claims are executable. Actions - {actions}.")
     parser.add_argument("action", help=", ".join(ACTIONS))
-    parser.add_argument("paper", nargs="?", default=None, help=", ".join(paper_names()))
+    parser.add_argument("paper", nargs="?", default=None, help=f"{', '.join(paper_names())}; or the new paper's name")
     parsed = parse(parser, arguments)
     if parsed.action not in ACTIONS:
         raise UserError(f"no action '{parsed.action}'; there is {', '.join(ACTIONS)}")
     if parsed.action == "list":
         return list_papers()
+    if parsed.action == "new-paper":
+        from common.new_paper import new_paper
+
+        return new_paper(parsed.paper, ROOT)
     if not parsed.paper:
         if parsed.action == "verify":
             return max((run_action("verify", load_paper(name), _options(parsed)) for name in paper_names()), default=0)

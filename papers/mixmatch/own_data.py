@@ -9,25 +9,22 @@ tag says, put on white where it is transparent, scaled (antialiased) until its s
 to the square in its middle.
 """
 
-import functools
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from common.data.images import formats, image_files, open_image, readable_name, why_unreadable
 from common.errors import UserError
 from common.files import write_json
 from common.runs import Folder, Stopped
 from papers.mixmatch.config import Config
 from papers.mixmatch.data import Split
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 UNLABELED = ("unlabeled", "unlabelled")
 TEST = "test"
@@ -86,29 +83,6 @@ class Read(NamedTuple):
 
 
 # ---------------------------------------------------------------- folders
-
-
-def image_files(folder: Path) -> list[Path]:
-    """Every file below `folder` that is not hidden, sorted; links to folders are followed, each folder once."""
-    found: list[Path] = []
-    seen: set[str] = set()
-
-    def refuse(error: OSError) -> None:
-        if os.path.exists(folder):
-            raise UserError(f"{error.filename} cannot be read ({error.strerror}): correct its permissions or remove it")
-
-    for parent, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
-        real = os.path.realpath(parent)
-        folders[:] = [] if real in seen else sorted(name for name in folders if not name.startswith("."))
-        names = [] if real in seen else names
-        seen.add(real)
-        found += [Path(parent, name) for name in names if not name.startswith(".")]
-    return sorted(found)
-
-
-def readable_name(name: object) -> str:
-    """A name as text that can be written as UTF-8, whatever bytes the file system holds."""
-    return str(name).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def _subfolders(folder: Path) -> list[Path]:
@@ -175,50 +149,12 @@ def fingerprint(found: ImageFolder) -> str:
 # ---------------------------------------------------------------- images
 
 
-@functools.cache
-def _formats() -> list[str]:
-    """All of Pillow's formats but EPS, for which it would start another program on the file."""
-    from PIL import Image
-
-    Image.init()
-    return [name for name in Image.ID if name != "EPS"]
-
-
-def _eight_bits(image: "Image") -> "Image":
-    """16-bit values lose their lower byte, floats in [0, 1] become 0..255; ValueError for anything wider."""
-    from PIL import Image
-
-    if not image.mode.startswith(("I", "F")):
-        return image
-    values = np.asarray(image)
-    highest = 1 if image.mode == "F" else 65_535
-    if not (values.min() >= 0 and values.max() <= highest):
-        raise ValueError(f"its values lie outside 0..{highest}")
-    return Image.fromarray((values * 255).round().astype(np.uint8) if highest == 1 else (values >> 8).astype(np.uint8))
-
-
 def read_image(path: Path, size: int, channels: int = 3) -> np.ndarray:
     """One file as uint8 [size, size, channels], channels 1 or 3. What Pillow raises for a broken file goes through."""
     from PIL import Image, ImageOps
 
-    with Image.open(path, formats=_formats()) as file:
-        # A JPEG is decoded at a half, a quarter or an eighth of its size where that is still twice what is wanted.
-        file.draft(None, (2 * size, 2 * size))
-        image = _eight_bits(ImageOps.exif_transpose(file))
-    if "A" in image.mode.upper() or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    image = image.convert("L" if channels == 1 else "RGB")
+    image = open_image(path, "L" if channels == 1 else "RGB", 2 * size)
     return np.asarray(ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)).reshape(size, size, channels)
-
-
-def _why_unreadable(path: Path, error: Exception) -> str:
-    from PIL import UnidentifiedImageError
-
-    reason = " ".join(str(error).split()) or type(error).__name__
-    if isinstance(error, UnidentifiedImageError):
-        reason = "it is empty" if path.stat().st_size == 0 else "it has no known image format"
-    return f"{readable_name(path)} cannot be read as an image ({reason})"
 
 
 def read_images(
@@ -232,7 +168,7 @@ def read_images(
 
     Raises UserError naming the first file that cannot be read, unless these are skipped; Stopped when `stop()` says so.
     """
-    _formats()
+    formats()
     images = np.empty((len(paths), size, size, channels or 3), np.uint8)
     kept: list[int] = []
     unreadable: list[str] = []
@@ -244,7 +180,7 @@ def read_images(
         except MemoryError:
             raise
         except Exception as error:  # a broken file can raise nearly anything
-            return _why_unreadable(path, error)
+            return why_unreadable(path, error)
 
     pool = ThreadPoolExecutor()
     try:

@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from common.command import parse
+from common.data.images import image_files, readable_name
 from common.errors import UserError, main
 from common.files import read_json, write_text
-from papers.mixmatch.own_data import OWN_SETTINGS, SCHEMA_VERSION, ModelInfo, image_files, read_images, readable_name
+from papers.mixmatch.own_data import OWN_SETTINGS, SCHEMA_VERSION, ModelInfo, read_images
 
 if TYPE_CHECKING:
     from torch import nn

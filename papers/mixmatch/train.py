@@ -4,25 +4,21 @@ The data folder is described in `own_data`. The same command resumes what was in
 finished; other data, settings or code move the old output folder aside and start anew.
 """
 
-import signal
-import threading
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from rich.console import Console
 
 from common.command import parse
-from common.engines import Event, cores, probe_devices
+from common.engines import cores, probe_devices
 from common.errors import UserError, main
 from common.files import read_json
+from common.own_data import PLAIN, options_of, train
 from common.paper import Preset
-from common.progress import Display
-from common.reproduce import Options, choose_execution
-from common.runs import Data, Execution, Folder, RunSpec, execute, is_settled
+from common.reproduce import choose_execution
+from common.runs import Data, Execution, RunSpec, is_settled
 from papers.mixmatch.config import CHOICES, Config
 from papers.mixmatch.own_data import fingerprint, scan
 from papers.mixmatch.reproduce import baselines
@@ -175,17 +171,6 @@ def _given(parsed: Any) -> dict[str, Any]:
     return {field.name: parsed[field.name] for field in fields(Config) if field.name not in NO_FLAGS}
 
 
-def options_of(parsed: Any) -> Options:
-    """The part of the arguments that every command of the repository has."""
-    return Options(
-        device=parsed.device,
-        precision=parsed.precision,
-        compile=parsed.compile,
-        deterministic=parsed.deterministic,
-        time_limit=parsed.time_limit,
-    )
-
-
 def _check_out(out: Path, data: Path) -> None:
     if out == data or data in out.parents:
         raise UserError(f"--out {out} lies inside the data folder, where it would be taken for images: choose another")
@@ -215,88 +200,6 @@ def make_spec(parsed: Any, execution: Execution) -> RunSpec:
         data_dir=data,
         tensorboard=parsed.tensorboard,
     )
-
-
-def differences(spec: RunSpec) -> str:
-    """In words, how the run that stands in the folder differs from this one; "" where it does not or there is none."""
-    path = spec.folder / "config.json"
-    if not path.exists():
-        return ""
-    old, new = read_json(path), spec.identity()
-    words = []
-    for name in ("config", "execution"):
-        before = old.get(name, {})
-        changed = sorted(key for key in {**before, **new[name]} if before.get(key) != new[name].get(key))
-        words += [f"{key} {before.get(key)} instead of {new[name].get(key)}" for key in changed]
-    words += [f"another {name}" for name in ("method", "seed", "code", "data") if old.get(name) != new[name]]
-    return ", ".join(words)
-
-
-class Stops:
-    """Ctrl-C and the time limit ask the run to write a checkpoint and end; a second Ctrl-C ends it at once."""
-
-    def __init__(self, time_limit: float | None):
-        self.deadline = None if time_limit is None else time.monotonic() + time_limit
-        self.reason = ""
-        self.folder: Folder | None = None
-        self._timer: threading.Timer | None = None
-        self._before = signal.getsignal(signal.SIGINT)
-
-    def watch(self, folder: Folder) -> None:
-        """Begin with the run in this folder."""
-        self.folder = folder
-        if self.deadline is not None:
-            self._timer = threading.Timer(max(0.0, self.deadline - time.monotonic()), self._stop, ["time limit"])
-            self._timer.daemon = True
-            self._timer.start()
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, self._interrupt)
-
-    def _stop(self, reason: str) -> None:
-        assert self.folder is not None
-        self.reason, self.folder.stop_requested = self.reason or reason, True
-
-    def _interrupt(self, number: int, frame: FrameType | None) -> None:
-        self._stop("interrupted")
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-    def end(self) -> None:
-        """Back to how it was."""
-        if self._timer is not None:
-            self._timer.cancel()
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, self._before)
-
-
-def train(spec: RunSpec, time_limit: float | None, console: Console) -> tuple[dict[str, Any], str]:
-    """Execute the run in this process with a progress display; its record, and why it was stopped ("" if it was not).
-
-    Raises what made the run fail: a UserError, or a bug with its traceback.
-    """
-    stops, changed = Stops(time_limit), differences(spec)
-
-    def on_folder(folder: Folder) -> None:
-        stops.watch(folder)
-        if changed:
-            console.print(f"what was in {spec.folder.name} is kept beside it as .old-N: it had {changed}", **PLAIN)
-
-    with Display([spec], console) as display:
-
-        def report(step: int, total: int, values: Mapping[str, float]) -> None:
-            display(Event("progress", spec, step, total, values))
-
-        try:
-            record = execute(spec, report, on_folder)
-        finally:
-            stops.end()
-        if record["status"] == "finished":
-            display(Event("end", spec, record=record))
-    if record["status"] == "failed" and stops.folder is not None and stops.folder.error is not None:
-        raise stops.folder.error
-    return record, stops.reason
-
-
-PLAIN: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}
 
 
 def command(arguments: Sequence[str] | None = None) -> int:

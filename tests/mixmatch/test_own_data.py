@@ -15,10 +15,11 @@ import torch
 from PIL import Image
 
 from common.curves import read_rows
+from common.data.images import image_files
 from common.errors import UserError, main
 from common.files import lock
 from papers.mixmatch import module, predict, train
-from papers.mixmatch.own_data import fingerprint, image_files, read_image, read_images, scan
+from papers.mixmatch.own_data import fingerprint, read_image, read_images, scan
 
 TINY = """
 model: convnet

@@ -1,0 +1,100 @@
+"""One training on the user's own data, in this process, as the papers' `train` commands do it; loads no torch."""
+
+import signal
+import threading
+import time
+from collections.abc import Mapping
+from types import FrameType
+from typing import Any
+
+from rich.console import Console
+
+from common.engines import Event
+from common.files import read_json
+from common.progress import Display
+from common.reproduce import Options
+from common.runs import Folder, RunSpec, execute
+
+PLAIN: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}
+
+
+def options_of(parsed: Any) -> Options:
+    """The part of the arguments that every command of the repository has."""
+    return Options(
+        device=parsed.device,
+        precision=parsed.precision,
+        compile=parsed.compile,
+        deterministic=parsed.deterministic,
+        time_limit=parsed.time_limit,
+    )
+
+
+def differences(spec: RunSpec) -> str:
+    """In words, how the run that stands in the folder differs from this one; "" where it does not or there is none."""
+    path = spec.folder / "config.json"
+    if not path.exists():
+        return ""
+    old, new = read_json(path), spec.identity()
+    words = []
+    for name in ("config", "execution"):
+        before = old.get(name, {})
+        changed = sorted(key for key in {**before, **new[name]} if before.get(key) != new[name].get(key))
+        words += [f"{key} {before.get(key)} instead of {new[name].get(key)}" for key in changed]
+    words += [f"another {name}" for name in ("method", "seed", "code", "data") if old.get(name) != new[name]]
+    return ", ".join(words)
+
+
+class Stops:
+    """Ctrl-C and the time limit ask the run to write a checkpoint and end; a second Ctrl-C ends it at once."""
+
+    def __init__(self, folder: Folder, deadline: float | None):
+        self.folder, self.reason = folder, ""
+        self._before = signal.getsignal(signal.SIGINT)
+        self._is_main = threading.current_thread() is threading.main_thread()
+        if self._is_main:
+            signal.signal(signal.SIGINT, self._interrupt)
+        self._timer = threading.Timer(max(0.0, (deadline or 0) - time.monotonic()), self._stop, ["time limit"])
+        self._timer.daemon = True
+        if deadline is not None:
+            self._timer.start()
+
+    def _stop(self, reason: str) -> None:
+        self.reason, self.folder.stop_requested = self.reason or reason, True
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        self._stop("interrupted")
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    def end(self) -> None:
+        """Back to how it was."""
+        self._timer.cancel()
+        if self._is_main:
+            signal.signal(signal.SIGINT, self._before)
+
+
+def train(spec: RunSpec, time_limit: float | None, console: Console) -> tuple[dict[str, Any], str]:
+    """Execute the run in this process with a progress display; its record, and why it was stopped ("" if it was not).
+
+    Raises what made the run fail: a UserError, or a bug with its traceback.
+    """
+    deadline = None if time_limit is None else time.monotonic() + time_limit
+    stops: list[Stops] = []
+    if changed := differences(spec):
+        console.print(f"what was in {spec.folder.name} is kept beside it as .old-N: it had {changed}", **PLAIN)
+    with Display([spec], console) as display:
+
+        def report(step: int, total: int, values: Mapping[str, float]) -> None:
+            display(Event("progress", spec, step, total, values))
+
+        try:
+            record = execute(spec, report, lambda folder: stops.append(Stops(folder, deadline)))
+        finally:
+            for stop in stops:
+                stop.end()
+        if record["status"] == "finished":
+            display(Event("end", spec, record=record))
+    if not stops:
+        return record, ""
+    if record["status"] == "failed" and stops[0].folder.error is not None:
+        raise stops[0].folder.error
+    return record, stops[0].reason
