@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from common import provenance
-from common.engines import cores, probe_devices, set_threads
+from common.engines import cores, keep_memory, probe_devices, set_threads
 from common.errors import UserError
 from common.files import write_text
 from common.paper import Paper
@@ -147,6 +147,7 @@ def settings(options: Options, found: dict[str, Any], cores: int) -> list[Settin
 
 def _child(function: str, setting: Setting, sender: Connection) -> None:
     try:
+        keep_memory()
         set_threads(setting.execution.threads)
         for found in resolve(function)(setting):
             sender.send(found)

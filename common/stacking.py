@@ -14,7 +14,7 @@ from typing import Any
 
 from common import provenance
 from common.codehash import code_hash
-from common.engines import PRELOAD, set_threads
+from common.engines import PRELOAD, keep_memory, set_threads
 from common.errors import UserError, describe
 from common.files import read_json, write_json
 from common.runs import Execution, RunSpec, Stackable, resolve
@@ -50,6 +50,7 @@ def best_size(seconds_per_step: Callable[[int], float], most: int) -> tuple[int,
 def _probe(stackable: Stackable, config: dict[str, Any], execution: Execution, most: int, sender: Connection) -> None:
     """Body of the measuring process."""
     try:
+        keep_memory()
         set_threads(execution.threads)
         assert stackable.probe is not None  # the caller sees to it
         function = resolve(stackable.probe)

@@ -1,6 +1,7 @@
 """What starts when: a made-up engine for the order of things, and the local engine with real processes."""
 
 import os
+import platform
 import signal
 import time
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from common.engines import Event, LocalEngine
+from common.engines import Event, LocalEngine, keep_memory
 from common.files import Locked
 from common.runs import Execution, RunSpec, read_record
 from common.scheduler import Outcome, schedule
@@ -315,3 +316,7 @@ def test_gpus_are_the_visible_ones(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_slots_are_the_cores_that_this_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2}, raising=False)
     assert LocalEngine().slots == 3
+
+
+def test_the_c_library_is_asked_to_keep_memory_where_it_can() -> None:
+    assert keep_memory() == (platform.libc_ver()[0] == "glibc")
