@@ -6,8 +6,9 @@ stacking and processes, shape by shape.
 """
 
 import multiprocessing
+import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import torch
 
 from common.bench import Row, Setting, compare, interleaved, row
-from common.engines import cores, set_threads
+from common.engines import PRELOAD, cores, set_threads
 from common.runs import Execution
 from papers.coordconv.config import Config
 from papers.coordconv.module import Supervised, make_module
@@ -53,22 +54,28 @@ class Steps:
         self.next += self.count
 
 
-def step_difference(config: Config, steps: int = 3) -> float:
-    """Largest difference between fast and plain networks after a few steps: losses, parameters and statistics.
+def first_steps(configs: Sequence[Config], seeds: Sequence[int], steps: int = 3) -> torch.Tensor:
+    """What a stack does in its first steps on batches of 4, in double precision on the CPU: [S, numbers].
 
-    In double precision on the CPU, on a small batch, from the same start.
+    All losses, and the gradients of the first step. (Not the parameters: a bias before BatchNorm has a gradient of
+    nothing but rounding, which Adam turns into whole moves that change no output.)
     """
-    small = replace(config, batch_size=4)
-    modules = []
-    for plain in (False, True):
-        module = Supervised([replace(small, plain=plain)], [0], Execution()).double()
-        module.configure_optimizers()
-        module.on_fit_start()
-        modules.append(module)
-    losses = [float(module.training_step((0, steps))["loss"]) for module in modules]
-    states = [module.stack.member(0) for module in modules]
-    differences = [float((states[0][name].double() - states[1][name].double()).abs().max()) for name in states[0]]
-    return max(abs(losses[0] - losses[1]), *differences)
+    module = Supervised([replace(config, batch_size=4) for config in configs], seeds, Execution()).double()
+    module.configure_optimizers()
+    module.on_fit_start()
+    found = []
+    for step in range(steps):
+        found.append(module.training_step((step, step + 1))["loss"][:, None])
+        if step == 0:
+            assert module.stack.weights.grad is not None
+            found.append(module.stack.weights.grad.clone())
+    return torch.cat(found, dim=1)
+
+
+def step_difference(config: Config) -> float:
+    """Largest difference between the first steps of a fast and a plain network."""
+    fast, plain = (first_steps([replace(config, plain=plain)], [0]) for plain in (False, True))
+    return float((fast - plain).abs().max())
 
 
 def network_step(setting: Setting, case: str, config: Config) -> Row:
@@ -129,104 +136,107 @@ def _modules(configs: Sequence[Config], execution: Execution, stacked: bool) -> 
     return [make_module([config], [seed], execution) for config, seed in zip(configs, seeds, strict=True)]
 
 
-def _worker(configs: Sequence[Config], execution: Execution, stacked: bool, pipe: Connection) -> None:
-    """A process that trains its share whenever it is told how many steps, and answers when it is done."""
+def _worker(execution: Execution, pipe: Connection) -> None:
+    """A process that builds modules of the (configurations, stacked) it is sent, or trains so many steps of them."""
     set_threads(execution.threads)
-    _train(_modules(configs, execution, stacked), 1)
-    pipe.send(True)
-    while steps := pipe.recv():
-        _train(_modules(configs, execution, stacked), steps)
+    modules: list[Supervised] = []
+    while (message := pipe.recv()) is not None:
+        if isinstance(message, int):
+            _train(modules, message)
+        else:
+            modules = _modules(message[0], execution, message[1])
         pipe.send(True)
 
 
 class Processes:
-    """Two processes that share the configurations; each call trains `steps` steps of all of them."""
+    """Two processes that share configurations: `ask` tells both what to do and waits until both have done it."""
 
-    def __init__(self, configs: Sequence[Config], execution: Execution, stacked: bool, steps: int):
+    def __init__(self, execution: Execution):
         context = multiprocessing.get_context("forkserver")
-        self.steps, self.pipes, self.processes = steps, [], []
-        for share in (configs[::2], configs[1::2]):
+        context.set_forkserver_preload([*PRELOAD, "papers.coordconv.module"])
+        self.pipes: list[Connection] = []
+        self.processes = []
+        for _ in range(2):
             ours, theirs = context.Pipe()
-            process = context.Process(target=_worker, args=(share, execution, stacked, theirs), daemon=True)
+            process = context.Process(target=_worker, args=(execution, theirs), daemon=True)
             process.start()
             theirs.close()
             self.pipes.append(ours)
             self.processes.append(process)
-        for pipe in self.pipes:
-            pipe.recv()
 
-    def __call__(self) -> None:
-        for pipe in self.pipes:
-            pipe.send(self.steps)
+    def share(self, configs: Sequence[Config], stacked: bool) -> None:
+        """Give each process half of the configurations."""
+        self._ask([(configs[::2], stacked), (configs[1::2], stacked)])
+
+    def train(self, steps: int) -> None:
+        """So many steps of every configuration."""
+        self._ask([steps, steps])
+
+    def _ask(self, messages: Sequence[Any]) -> None:
+        for pipe, message in zip(self.pipes, messages, strict=True):
+            pipe.send(message)
         for pipe in self.pipes:
             pipe.recv()
 
     def close(self) -> None:
         """End the processes."""
         for pipe in self.pipes:
-            pipe.send(0)
+            pipe.send(None)
         for process in self.processes:
             process.join()
 
 
-def stack_difference(configs: Sequence[Config], steps: int = 3) -> float:
-    """Largest difference of a parameter between a stack and its members alone, after steps in double precision."""
-    small = [replace(config, batch_size=4) for config in configs]
-
-    def train(part: Sequence[Config], seeds: Sequence[int]) -> Supervised:
-        module = Supervised(part, seeds, Execution()).double()
-        module.configure_optimizers()
-        module.on_fit_start()
-        module.training_step((0, steps))
-        return module
-
-    stack = train(small, range(len(small)))
-    differences = []
-    for number, config in enumerate(small):
-        alone = train([config], [number]).stack.weights[0]
-        differences.append(float((stack.stack.weights[number] - alone).detach().abs().max()))
-    return max(differences)
+def stack_difference(configs: Sequence[Config]) -> float:
+    """Largest difference between the first steps of a stack and of its members alone."""
+    stack = first_steps(configs, range(len(configs)))
+    alone = [first_steps([config], [number]) for number, config in enumerate(configs)]
+    return float((stack - torch.cat(alone)).abs().max())
 
 
-def sweep_times(setting: Setting, config: Config) -> dict[str, float]:
-    """Seconds of one step of every configuration of one shape, by the way they are trained; medians, in turns."""
+def sweep_times(setting: Setting, config: Config, processes: Processes | None) -> dict[str, float]:
+    """Seconds of one step of every configuration of one shape, by the way they are trained: medians.
+
+    One after the other and stacked take turns in this process; each way of two processes is timed in turns with the
+    first, since all four at once would not fit the caches.
+    """
     on_gpu = setting.execution.device == "cuda"
     count = 2 if setting.small else 32 if on_gpu else RUNS
     steps, repeats = (1, 1) if setting.small else (32, 3) if on_gpu else (4, 5)
     configs = configurations(config, count)
     alone, stack = (_modules(configs, setting.execution, stacked) for stacked in (False, True))
-    ways: dict[str, Any] = {
-        "one after the other": lambda: _train(alone, steps),
-        "stack": lambda: _train(stack, steps),
-    }
-    pools = {}
-    if not on_gpu and cores() > 1:
-        pools = {
-            name: Processes(configs, setting.execution, stacked, steps)
-            for name, stacked in (("2 processes", False), ("2 processes, stacks", True))
-        }
-    try:
-        ways |= pools
-        times = interleaved(list(ways.values()), repeats, 1, setting.execution.device)
-    finally:
-        for pool in pools.values():
-            pool.close()
-    return {name: seconds / steps for name, seconds in zip(ways, times, strict=True)}
+
+    def measured(way: Callable[[], object]) -> float:
+        plain, other = interleaved((lambda: _train(alone, steps), way), repeats, 1, setting.execution.device)
+        plains.append(plain / steps)
+        return other / steps
+
+    plains: list[float] = []
+    times = {"stack": measured(lambda: _train(stack, steps))}
+    if processes is not None:
+        for name, stacked in (("2 processes", False), ("2 processes, stacks", True)):
+            processes.share(configs, stacked)
+            times[name] = measured(lambda: processes.train(steps))
+    return {"one after the other": statistics.median(plains), **times}
 
 
 def sweep(setting: Setting) -> Iterator[Row]:
     """A handful of the sweep's configurations: each way of training them beside one after the other, shape by shape,
     and the whole with every shape trained in the way that is fastest here."""
     together = one_by_one = difference = 0.0
-    for name, config in SWEEP.items():
-        config = _tiny(config) if setting.small else config
-        times = sweep_times(setting, config)
-        plain = times.pop("one after the other")
-        apart = stack_difference(configurations(config))
-        for way, seconds in times.items():
-            yield row(setting, f"sweep, {way}: {name}", "ms", 1e3 * seconds, 1e3 * plain, equivalence=apart)
-        together, one_by_one = together + min(plain, *times.values()), one_by_one + plain
-        difference = max(difference, apart)
+    processes = Processes(setting.execution) if setting.execution.device == "cpu" and cores() > 1 else None
+    try:
+        for name, config in list(SWEEP.items())[: 2 if setting.small else None]:
+            config = _tiny(config) if setting.small else config
+            times = sweep_times(setting, config, processes)
+            plain = times.pop("one after the other")
+            apart = stack_difference(configurations(config))
+            for way, seconds in times.items():
+                yield row(setting, f"sweep, {way}: {name}", "ms", 1e3 * seconds, 1e3 * plain, equivalence=apart)
+            together, one_by_one = together + min(plain, *times.values()), one_by_one + plain
+            difference = max(difference, apart)
+    finally:
+        if processes is not None:
+            processes.close()
     yield row(setting, "sweep", "ms", 1e3 * together, 1e3 * one_by_one, equivalence=difference)
 
 

@@ -118,9 +118,12 @@ class Config:
 
     @property
     def shape(self) -> str:
-        """What runs must share to be trained as one stack, as text."""
-        parts = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in STACKABLE}
-        return ", ".join(f"{name}={value}" for name, value in parts.items())
+        """What runs must share to be trained as one stack, as text: whatever is not as in the paper's default."""
+        parts = [self.task, self.network]
+        for field in fields(self):
+            if field.name not in (*STACKABLE, "task", "network") and getattr(self, field.name) != field.default:
+                parts.append(f"{field.name} {getattr(self, field.name)}")
+        return ", ".join(parts)
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> "Config":

@@ -34,9 +34,9 @@ def product(a: Tensor, b: Tensor) -> Tensor:
     return a @ b
 
 
-def _turns(x: Tensor) -> list[slice]:
-    """The networks of a stack that are computed together: all on a GPU, one at a time on a CPU."""
-    return [slice(i, i + 1) for i in range(len(x))] if x.device.type == "cpu" else [slice(None)]
+def _in_turns(x: Tensor) -> bool:
+    """Whether the networks of a stack are computed one after the other; if not, their products are batched."""
+    return x.device.type == "cpu"
 
 
 def _stacked(in_dims: Sequence[int | None], size: int, args: Sequence[Any]) -> list[Any]:
@@ -48,6 +48,10 @@ def _stacked(in_dims: Sequence[int | None], size: int, args: Sequence[Any]) -> l
             arg = arg.flatten(0, 1)
         flat.append(arg)
     return flat
+
+
+def _unstacked(out: Tensor, size: int) -> Tensor:
+    return out.unflatten(0, (size, -1))
 
 
 def _alone(*tensors: Tensor) -> list[Tensor]:
@@ -111,8 +115,7 @@ class _PixelLayers(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: Sequence[int | None], *args: Tensor) -> tuple[Tensor, int]:
-        out = _PixelLayers.apply(*_stacked(in_dims, info.batch_size, args))
-        return out.unflatten(0, (info.batch_size, -1)), 0
+        return _unstacked(_PixelLayers.apply(*_stacked(in_dims, info.batch_size, args)), info.batch_size), 0
 
 
 def _first_layer(vectors: Tensor, coords: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
@@ -125,8 +128,8 @@ def _first_layer(vectors: Tensor, coords: Tensor, weight: Tensor, bias: Tensor) 
 
 
 def _members(*stacks: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """The tensors of each network on a CPU, all networks at once on a GPU."""
-    return zip(*stacks, strict=True) if stacks[0].device.type == "cpu" else iter([stacks])
+    """The tensors of each network, or those of all at once."""
+    return zip(*stacks, strict=True) if _in_turns(stacks[0]) else iter([stacks])
 
 
 def _blocks(
@@ -136,9 +139,8 @@ def _blocks(
     there ([..., C, b * p]; sample [..., C, B] and pixel [..., C, P] add up to the first), and weights and biases."""
     samples, pixels = out.shape[-2:]
     weights, biases = layers[::2], layers[1::2]
-    on_cpu = out.device.type == "cpu"
-    some_pixels = min(pixels, BLOCK) if on_cpu else pixels
-    some_samples = max(1, BLOCK // some_pixels) if on_cpu else samples
+    some_pixels = min(pixels, BLOCK) if _in_turns(out) else pixels
+    some_samples = max(1, BLOCK // some_pixels) if _in_turns(out) else samples
     for column in range(0, pixels, some_pixels):
         columns = slice(column, column + some_pixels)
         for row in range(0, samples, some_samples):
@@ -182,72 +184,77 @@ class _Decoder(torch.autograd.Function):
         vectors, kernels, biases, norms = _decoder_tensors(layers, tensors)
         turned = [kernel.flip(3, 4) for kernel in kernels]
         outs, kept = [], []
-        for member in _turns(vectors):
-            x = vectors[member, :, None, None]
-            for i in range(layers):
-                before = _double(x, turned[i][member], biases[i][member])
-                if i == layers - 1:
-                    kept += [x]
-                    outs.append(before)
-                    continue
-                gain, shift, mean, var = (tensor[member] for tensor in norms[i])
-                normal, *statistics = _normalise(before, gain, shift, mean, var, training, momentum, eps)
-                kept += [x, before, *statistics]
-                x = normal.relu_()
-        out = outs[0] if len(outs) == 1 else torch.cat(outs)
-        return out.flip(2, 3), (turned, kept)
+        for turn in _turns(vectors):
+            x = vectors[turn, :, None, None]
+            for i, norm in enumerate(norms):
+                before = _double(x, turned[i][turn], biases[i][turn])
+                after, *batch = _normalise(before, *(tensor[turn] for tensor in norm), training, momentum, eps)
+                kept += [x, before, *batch]
+                x = after.relu_()
+            kept += [x]
+            outs += [_double(x, turned[-1][turn], biases[-1][turn])]
+        return _joined(outs).flip(2, 3), (turned, kept)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Any]) -> None:
         ctx.training, _, ctx.eps, ctx.layers, *tensors = inputs
         turned, kept = output[1]
-        ctx.split = len(tensors), len(turned)
-        ctx.save_for_backward(*tensors, *turned, *kept)
+        ctx.inputs = len(tensors)
+        _, _, _, norms = _decoder_tensors(ctx.layers, tensors)
+        if ctx.training:
+            # Batch statistics are what counts, and the next forward pass moves the running ones.
+            norms = [(gain, shift, None, None) for gain, shift, _, _ in norms]
+        others = tensors[: 1 + 2 * ctx.layers]
+        ctx.save_for_backward(*others, *(tensor for norm in norms for tensor in norm), *turned, *kept)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor | None, ...]:
-        inputs, layers = ctx.split
-        saved = ctx.saved_tensors
-        vectors, _, _, norms = _decoder_tensors(layers, saved[:inputs])
-        turned, kept = saved[inputs : inputs + layers], iter(saved[inputs + layers :])
-        kernel_grads: list[list[Tensor]] = [[] for _ in range(layers)]
-        bias_grads: list[list[Tensor]] = [[] for _ in range(layers)]
-        norm_grads: list[list[Sequence[Tensor]]] = [[] for _ in range(layers - 1)]
-        vector_grads = []
+        saved, layers = ctx.saved_tensors, ctx.layers
+        vectors, _, _, norms = _decoder_tensors(layers, saved[: ctx.inputs])
+        turned, kept = saved[ctx.inputs : ctx.inputs + layers], iter(saved[ctx.inputs + layers :])
+        found: dict[str, list[Any]] = {}
         grad = grad.flip(2, 3)
-        for member in _turns(vectors):
-            own = [[next(kept) for _ in range(4)] for _ in range(layers - 1)] + [[next(kept)]]
-            above: Tensor = grad[member]
+        for turn in _turns(vectors):
+            inner = [[next(kept) for _ in range(4)] for _ in norms]
+            x, above = next(kept), grad[turn]
+            found.setdefault(f"bias {layers - 1}", []).append(above.sum((1, 2, 3)))
             for i in range(layers - 1, -1, -1):
-                x = own[i][0]
-                if i < layers - 1:
-                    _, before, mean, scale = own[i]
-                    gain, _, running_mean, running_var = (tensor[member] for tensor in norms[i])
-                    _rectify(above, own[i + 1][0])
-                    above, *of_norm = _normalise_gradient(
-                        above, before, gain, running_mean, running_var, mean, scale, ctx.training, ctx.eps
-                    )
-                    norm_grads[i].append(of_norm)
-                is_free = i < layers - 1 and ctx.training
-                bias_grads[i].append(torch.zeros_like(own[i][2]) if is_free else above.sum((1, 2, 3)))
                 wanted = i > 0 or ctx.needs_input_grad[4]
-                below, of_kernel = _double_gradient(above, x, turned[i][member], wanted)
-                kernel_grads[i].append(of_kernel)
-                above = below
-            vector_grads.append(above)
-        join = lambda parts: parts[0] if len(parts) == 1 else torch.cat(tuple(parts))  # noqa: E731
-        grads = [join(vector_grads)[:, :, 0, 0] if ctx.needs_input_grad[4] else None]
-        for of_kernel, of_bias in zip(kernel_grads, bias_grads, strict=True):
-            grads += [join(of_kernel).flip(3, 4), join(of_bias)]
-        for of_norm in norm_grads:
-            grads += [*(join(parts) for parts in zip(*of_norm, strict=True)), None, None]
+                above, of_kernel = _double_gradient(above, x, turned[i][turn], wanted)
+                found.setdefault(f"kernel {i}", []).append(of_kernel)
+                if i == 0:
+                    break
+                _rectify(above, x)
+                x, *batch = inner[i - 1]
+                gain, _, *running = norms[i - 1]
+                running = running if ctx.training else [tensor[turn] for tensor in running]
+                above, *of_norm = _normalise_gradient(above, *batch, gain[turn], *running, ctx.eps)
+                of_bias = torch.zeros_like(of_norm[1]) if ctx.training else above.sum((1, 2, 3))
+                for name, part in zip(("gain", "shift", "bias"), (*of_norm, of_bias), strict=True):
+                    found.setdefault(f"{name} {i - 1}", []).append(part)
+            if above is not None:
+                found.setdefault("vectors", []).append(above[:, :, 0, 0])
+        grads = [_joined(found["vectors"]) if ctx.needs_input_grad[4] else None]
+        for i in range(layers):
+            grads += [_joined(found[f"kernel {i}"]).flip(3, 4), _joined(found[f"bias {i}"])]
+        for i in range(layers - 1):
+            grads += [_joined(found[f"gain {i}"]), _joined(found[f"shift {i}"]), None, None]
         return None, None, None, None, *grads
 
     @staticmethod
     def vmap(info: Any, in_dims: Sequence[int | None], *args: Any) -> tuple[Any, Any]:
         out, _ = _Decoder.apply(*_stacked(in_dims, info.batch_size, args))
-        return (out.unflatten(0, (info.batch_size, -1)), None), (0, None)
+        return (_unstacked(out, info.batch_size), None), (0, None)
+
+
+def _turns(x: Tensor) -> list[slice]:
+    """The networks that are computed together."""
+    return [slice(i, i + 1) for i in range(len(x))] if _in_turns(x) else [slice(None)]
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(tuple(parts))
 
 
 def _decoder_tensors(layers: int, tensors: Sequence[Tensor]) -> tuple[Tensor, list[Tensor], list[Tensor], list[Any]]:
@@ -328,15 +335,16 @@ def _normalise(
 
 
 def _normalise_gradient(
-    above: Tensor, x: Tensor, gain: Tensor, running_mean: Tensor, running_var: Tensor, mean: Tensor, scale: Tensor,
-    training: bool, eps: float,
+    above: Tensor, x: Tensor, mean: Tensor, scale: Tensor, gain: Tensor, running_mean: Tensor | None,
+    running_var: Tensor | None, eps: float,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """The gradients of x, gain and shift."""
+    """The gradients of x, gain and shift; mean and scale as `_normalise` gave them, no running statistics: training."""
+    training = running_var is None
     if len(x) == 1:
+        running = (None, None) if training else (running_mean[0], running_var[0])
         of_x, of_gain, of_shift = torch.ops.aten.native_batch_norm_backward(
-            _image(above), _image(x), gain[0], running_mean[0], running_var[0], mean[0], scale[0], training, eps,
-            [True, True, True],
-        )  # fmt: skip
+            _image(above), _image(x), gain[0], *running, mean[0], scale[0], training, eps, [True, True, True]
+        )
         return of_x.movedim(1, -1)[None], of_gain[None], of_shift[None]
     flat, above = x.flatten(1, 3).to(gain.dtype), above.flatten(1, 3).to(gain.dtype)
     normal = (flat - mean[:, None]) * scale[:, None]

@@ -291,8 +291,8 @@ class Supervised(pl.LightningModule):
     def averages(self, scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Means over each side of each member's split, [S]."""
         found = {}
-        for side, mask in (("train", self.in_train), ("test", ~self.in_train)):
-            for name, score in scores.items():
+        for name, score in scores.items():
+            for side, mask in (("test", ~self.in_train), ("train", self.in_train)):
                 found[f"{side}_{name}"] = torch.where(mask, score.double(), 0.0).sum(1) / mask.sum(1)
         return found
 

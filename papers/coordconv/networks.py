@@ -1,6 +1,7 @@
 """The networks of the three supervised tasks (spec 4), each with the paper's exact number of parameters."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from math import ceil, log2, pi
 from typing import Any
 
@@ -44,7 +45,7 @@ class Entry(nn.Module):
         self.channels = 4 * bands(canvas) if coordinates == "fourier" else 2
 
     def forward(self, xy: Tensor) -> Tensor:
-        """Pixels [B, 2] -> [B, channels]; for Fourier features x's come first, sin and cos of one frequency together."""
+        """Pixels [B, 2] -> [B, channels]; of Fourier features x's come first, sin and cos of a frequency together."""
         if self.coordinates == "raw":
             return xy
         scaled = xy * (2 / (self.canvas - 1)) - 1
@@ -65,7 +66,7 @@ class PixelNetwork(nn.Module):
         self.entry, self.canvas, self.coords, self.plain = entry, canvas, coords, plain
         widths = [entry.channels + (coords.extra_channels if coords else 0)]
         widths += [width * multiplier for width in (32, 32, 64, 64)] + [1]
-        self.convs = nn.ModuleList(SameConv2d(a, b, 1) for a, b in zip(widths, widths[1:], strict=False))
+        self.convs = nn.ModuleList(SameConv2d(a, b, 1) for a, b in pairwise(widths))
 
     def forward(self, xy: Tensor) -> Tensor:
         """Pixels [B, 2] -> logits [B, canvas, canvas]."""
@@ -116,7 +117,7 @@ class Decoder(nn.Module):
         depth = canvas.bit_length() - 1
         widths = [64] * max(0, depth - 3) + [32, 32, 1][-depth:]
         widths = [entry.channels, *(width * multiplier for width in widths[:-1]), 1]
-        pairs = list(zip(widths, widths[1:], strict=False))
+        pairs = list(pairwise(widths))
         extra = coords.extra_channels if coords else 0
         self.convs = nn.ModuleList(
             SameConv2d(a + extra, b, kernel, padding_mode=padding) if upsample else SameConvTranspose2d(a, b, kernel)
@@ -152,7 +153,7 @@ class Perceptron(nn.Module):
         super().__init__()
         self.entry, self.canvas = entry, canvas
         widths = [entry.channels, 64 * multiplier, 64 * multiplier, canvas * canvas]
-        self.layers = nn.ModuleList(Dense(a, b) for a, b in zip(widths, widths[1:], strict=False))
+        self.layers = nn.ModuleList(Dense(a, b) for a, b in pairwise(widths))
 
     def forward(self, xy: Tensor) -> Tensor:
         """Pixels [B, 2] -> logits [B, canvas, canvas]."""
@@ -176,9 +177,7 @@ class Renderer(nn.Module):
         super().__init__()
         self.centre, self.softmax, self.plain = centre, softmax, centre.plain
         widths = [1, *(width * multiplier for width in (8, 8, 16, 16)), 1]
-        self.convs = nn.ModuleList(
-            SameConv2d(a, b, kernel, padding_mode=padding) for a, b in zip(widths, widths[1:], strict=False)
-        )
+        self.convs = nn.ModuleList(SameConv2d(a, b, kernel, padding_mode=padding) for a, b in pairwise(widths))
 
     def forward(self, xy: Tensor, with_centre: bool = False) -> Tensor | tuple[Tensor, Tensor]:
         """Pixels [B, 2] -> logits [B, canvas, canvas]; with_centre: also the centre's, before the softmax."""

@@ -192,8 +192,10 @@ def regressions(runs: Mapping[str, Mapping[str, Run]]) -> Picture | None:
     for _, run, axes in panels:
         with np.load(run["arrays"]) as arrays:
             centers, predicted, in_train = arrays["centers"].astype(float), arrays["predicted"], arrays["in_train"]
+        # A dot covers half of the distance between two centres in a panel of 140 points.
+        size = 70 / (centers.max() - centers.min() + 8)
         for mask, color in ((in_train, TRAIN_RIGHT), (~in_train, WRONG)):
-            axes.plot(*predicted[mask].T, ".", markersize=2.2, color=color, markeredgewidth=0)
+            axes.plot(*predicted[mask].T, ".", markersize=2 * size, color=color, markeredgewidth=0)
         low, high = centers.min() - 4, centers.max() + 4
         axes.set(xlim=(low, high), ylim=(high, low), aspect="equal")
         metrics = run["metrics"]

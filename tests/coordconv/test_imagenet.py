@@ -106,6 +106,14 @@ def test_evaluation_resizes_the_short_side_and_cuts_the_centre_out():
         assert np.abs(mine - theirs).max() < 1.1
 
 
+def test_training_in_bfloat16_does_not_blur_images():
+    canvas, sizes = batch_of(picture(60, 80))
+    crops = torch.tensor([[3.0, 7.0, 50.0, 61.0]])
+    exact = resample(canvas, sizes, crops, 24)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(resample(canvas, sizes, crops, 24), exact)
+
+
 def test_weights_average():
     size = torch.tensor([10.0])
     matrix = weights(torch.zeros(1), size, torch.zeros(1), size, 12, 10)[0]

@@ -61,19 +61,20 @@ def test_stacked_losses_and_outputs_are_those_of_the_runs_alone(name):
         assert (together[number] - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", ["coordconv", "deconv", "regression"])
 def test_stacked_parameters_stay_those_of_the_runs_alone_for_fifty_steps(name):
-    configs, seeds = members(TASKS[name])
+    configs, seeds = (part[1:] for part in members(TASKS[name]))
     stack = prepare(configs, seeds, torch.float64)
     stack.training_step((0, 50))
-    for number in range(3):
+    found = stack.evaluate()
+    for number in range(2):
         alone = prepare(configs[number : number + 1], seeds[number : number + 1], torch.float64)
         alone.training_step((0, 50))
         for key, tensor in alone.stack.member(0).items():
             # A bias before BatchNorm has a gradient of nothing but rounding, which Adam blows up; its mean follows it.
             useless = name == "deconv" and ((key.startswith("convs") and tensor.dim() == 1) or "mean" in key)
             assert (stack.stack.member(number)[key] - tensor).abs().max() <= (1e-6 if useless else 1e-9)
-        assert stack.evaluate()[number] == pytest.approx(alone.evaluate()[0], abs=1e-6)
+        assert found[number] == pytest.approx(alone.evaluate()[0], abs=1e-6)
 
 
 def test_a_member_that_diverges_leaves_the_others_untouched():

@@ -79,7 +79,9 @@ def resample(canvas: Tensor, sizes: Tensor, crops: Tensor, size: int, flip: Tens
     columns = weights(left, width, *limits[2:], side, size)
     if flip is not None:
         columns = torch.where(flip[:, None, None], columns.flip(1), columns)
-    images = rows @ canvas.flatten(2).float()
-    images = columns[:, None] @ images.unflatten(2, (side, 3))  # [B, size, size, 3]
+    # In float32 whatever the training's precision: bfloat16 would round the weights to a part in 256.
+    with torch.autocast(canvas.device.type, enabled=False):
+        images = rows @ canvas.flatten(2).float()
+        images = columns[:, None] @ images.unflatten(2, (side, 3))  # [B, size, size, 3]
     mean, std = (torch.tensor(values, device=canvas.device) * 255 for values in (MEAN, STD))
     return ((images - mean) / std).permute(0, 3, 1, 2)
