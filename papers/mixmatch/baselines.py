@@ -95,7 +95,12 @@ def _joined(labeled: Tensor, unlabeled: Tensor, weight: float | Tensor, guesses:
 def supervised(model: nn.Module, batch: Batch, label_smoothing: float = 0.0) -> Loss:
     """Cross-entropy on the labelled images; the unlabelled ones are not looked at."""
     (logits,) = _forward(model, [batch.x])
-    loss = _cross_entropy(logits, batch.targets, label_smoothing)
+    return supervised_terms(logits, batch.targets, label_smoothing)
+
+
+def supervised_terms(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Loss:
+    """`supervised` after its forward: logits [B, L], targets [B] or [B, L]."""
+    loss = _cross_entropy(logits, targets, label_smoothing)
     return Loss(loss, loss.detach(), torch.zeros_like(loss), None)
 
 
@@ -105,12 +110,24 @@ def pseudo_label(
     """Pseudo-Label (Lee 2013): cross-entropy with the model's own argmax on view 1, where the largest probability
     passes the threshold; averaged over the whole batch, confident or not."""
     logits_x, logits_u = _forward(model, [batch.x, batch.view(0)])
+    return pseudo_label_terms(logits_x, logits_u, batch.targets, weight, threshold, label_smoothing)
+
+
+def pseudo_label_terms(
+    logits_x: Tensor,
+    logits_u: Tensor,
+    targets: Tensor,
+    weight: float | Tensor,
+    threshold: float = 0.95,
+    label_smoothing: float = 0.0,
+) -> Loss:
+    """`pseudo_label` after its forward: logits [B, L] of the labelled batch and [B_u, L] of view 1."""
     p = probabilities(logits_u.detach())
     confident = p.amax(dim=-1) > threshold
     guesses = as_probabilities(p.argmax(dim=-1), p)
     entropies = -(guesses * precise(logits_u).log_softmax(dim=-1)).sum(dim=-1)
     unlabeled = (entropies * confident).mean()
-    return _joined(_cross_entropy(logits_x, batch.targets, label_smoothing), unlabeled, weight, guesses)
+    return _joined(_cross_entropy(logits_x, targets, label_smoothing), unlabeled, weight, guesses)
 
 
 def pi_model(model: nn.Module, batch: Batch, weight: float | Tensor, label_smoothing: float = 0.0) -> Loss:

@@ -9,7 +9,7 @@ same step, to rounding.
 import copy
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -25,8 +25,9 @@ from common.trainer import Schedule, StepRanges, autocast, build_trainer, quiet
 from papers.mixmatch.config import Config
 from papers.mixmatch.data import Split, load_split, textures
 from papers.mixmatch.method import Draws, as_probabilities, forward_batches, kernels, plain_loss, update_average
-from papers.mixmatch.module import SemiSupervised, build_model
+from papers.mixmatch.module import SemiSupervised, build_model, initial_model
 from papers.mixmatch.reproduce import PAPER
+from papers.mixmatch.stacked import Stack
 
 MEMORY_FLOOR_MS = 0.33
 """Of a WRN-28-2 step on an H200: 1.6 GB moved at 4.8 TB/s (spec, section 11); its arithmetic takes about as long."""
@@ -316,6 +317,62 @@ def digits_steps(setting: Setting) -> list[Row]:
     ]
 
 
+def stack_and_members(
+    config: Config, seeds: Sequence[int], execution: Execution, double: bool = False
+) -> tuple[Stack, list[SemiSupervised]]:
+    """A stack of runs, and the same runs alone, all ready for `training_step`."""
+    splits = [load_split(config, seed, None) for seed in seeds]
+    stack = Stack(config, splits, seeds, execution)
+    members = [
+        SemiSupervised(initial_model(config, split, seed), config, split, seed, execution)
+        for split, seed in zip(splits, seeds, strict=True)
+    ]
+    for module in (stack, *members):
+        if double:
+            for model in (module.model, module.average):
+                # The images are made in single precision; what the networks do with them is compared.
+                model.double().register_forward_pre_hook(lambda _, inputs: (inputs[0].double(),))
+        module.to(execution.device).configure_optimizers()
+        module.on_fit_start()
+    return stack, members
+
+
+def stack_difference(stack: Stack, members: Sequence[SemiSupervised]) -> float:
+    """Largest difference between members of a stack and the runs alone: weights, averages, BatchNorm's statistics."""
+    differences = []
+    for number, member in enumerate(members):
+        for ours, theirs in ((stack.model, member.model), (stack.average, member.average)):
+            expected = theirs.state_dict()
+            found = ours.member(number)
+            differences.append(largest_difference([found[name] for name in expected], expected.values()))
+    return max(differences)
+
+
+def stacked_steps(setting: Setting) -> Row:
+    """The quick preset's step for several seeds, as a stack or one run after the other: time of a step of one run.
+
+    The difference is that of 20 steps half-way up the ramp in double precision.
+    """
+    config, size = digits_config(), 2 if setting.small else 5
+    steps, middle = (2, 20) if setting.small else (20, 200)
+    exact, exact_members = stack_and_members(config, range(size), Execution(), double=True)
+    for module in (exact, *exact_members):
+        module.training_step((middle, middle + steps))
+    stack, members = stack_and_members(config, range(size), Execution(threads=setting.execution.threads))
+    together = Counter(stack.training_step, steps)
+    alone = [Counter(member.training_step, steps) for member in members]
+    return compare(
+        setting,
+        f"stack of {size}, digits step",
+        "ms/run",
+        together,
+        lambda: [step() for step in alone],
+        stack_difference(exact, exact_members),
+        repeats=9,
+        per_call=size * steps,
+    )
+
+
 def ghost_batch_norm(setting: Setting, small_images: bool) -> Row:
     """Gradients with the three mixed batches in one forward, or in a forward each. Which of them `forward_batches`
     takes on a CPU depends on the images' size; both sizes are measured."""
@@ -354,6 +411,7 @@ def rows(setting: Setting) -> Iterator[Row]:
     yield ema_update(setting)
     if on_cpu and setting.execution.threads == 1:
         yield from digits_steps(setting)
+        yield stacked_steps(setting)
     yield ghost_batch_norm(setting, small_images=True)
     yield ghost_batch_norm(setting, small_images=False)
     yield evaluation(setting)

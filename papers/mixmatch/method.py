@@ -352,14 +352,47 @@ class MixMatch:
         """Guessed labels [B_u, L] of the views [K, B_u, ...]: every view its own batch, no gradient, nothing recorded
         (but with batch_norm="all-batches"). `student` is the trained module where `model` is another one: its mode then
         holds for the BatchNorm of `model`, which never records."""
+        with torch.no_grad():
+            return self.guess_from(self.view_logits(model, views, student), alignment)
+
+    def view_logits(self, model: nn.Module, views: Tensor, student: nn.Module | None = None) -> Tensor:
+        """The forward of `guess`: views [K, B_u, ...] -> logits [K, B_u, L]."""
         num_views, size = views.shape[:2]
         training = None if student is None else student.training
         update: Update = "all" if self.batch_norm == "all-batches" and student is None else "none"
+        together = False if self.batch_norm == "official" else None
         with torch.no_grad():
-            together = False if self.batch_norm == "official" else None
             logits = forward_batches(model, views.flatten(0, 1), [size] * num_views, update, together, training)
-            p = probabilities(logits).unflatten(0, (num_views, size)).mean(dim=0)
-            return sharpen(p if alignment is None else alignment(p), self.temperature)
+        return logits.unflatten(0, (num_views, size))
+
+    def guess_from(self, logits: Tensor, alignment: nn.Module | None = None) -> Tensor:
+        """Eqs. 6-7: the views' logits [K, B_u, L] -> guessed labels [B_u, L]."""
+        p = probabilities(logits).mean(dim=0)
+        return sharpen(p if alignment is None else alignment(p), self.temperature)
+
+    def mixed(self, x: Tensor, targets: Tensor, views: Tensor, guesses: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
+        """Sec. 3.3: everything, labelled first, then view by view, mixed: inputs [n, ...] and probabilities [n, L]."""
+        num_views = len(views)
+        p = torch.cat([as_probabilities(targets, guesses), guesses.repeat(num_views, 1)])
+        partner = partners(self.mixing, draws.permutation, len(x), num_views)
+        return mixup(torch.cat([x, views.flatten(0, 1)]), p, draws.lam, partner)
+
+    def mixed_logits(self, model: nn.Module, mixed: Tensor, sizes: tuple[int, ...]) -> Tensor:
+        """The forward of mixed inputs [n, ...], interleaved if that is on: logits [n, L] in the order of the inputs.
+        `sizes` are those of the labelled batch and of each view."""
+        update: Update = "all" if self.batch_norm == "all-batches" else "first"
+        together = False if self.batch_norm == "official" else None
+        if self.interleave and self.batch_norm != "frozen":
+            order, inverse, dealt = interleave_order(sizes, mixed.device)
+            return forward_batches(model, mixed[order], dealt, update, together)[inverse]
+        return forward_batches(model, mixed, sizes, update, together)
+
+    def terms(self, logits: Tensor, p: Tensor, num_labeled: int, weight: float | Tensor, guesses: Tensor) -> Loss:
+        """Eqs. 2-5 from the mixed items' logits and probabilities [n, L], the first `num_labeled` of them labelled."""
+        l_x = labeled_loss(logits[:num_labeled], p[:num_labeled])
+        distance = unlabeled_loss if self.loss_type == "l2" else labeled_loss
+        l_u = distance(logits[num_labeled:], p[num_labeled:])
+        return Loss(l_x + weight * l_u, l_x.detach(), l_u.detach(), guesses)
 
     def loss(
         self,
@@ -372,7 +405,8 @@ class MixMatch:
         guess_model: nn.Module | None = None,
         alignment: nn.Module | None = None,
     ) -> Loss:
-        """The loss of one step.
+        """The loss of one step. Its forwards and what lies between them are methods of their own, so that a stack of
+        models (`stacked.py`) can map the one over the models and do the other for all at once.
 
         Args:
             model: any module from x to logits [., L].
@@ -398,21 +432,5 @@ class MixMatch:
             )
         guesser = model if guess_model is None else guess_model
         guesses = self.guess(guesser, views, None if guess_model is None else model, alignment)
-
-        p = torch.cat([as_probabilities(targets, guesses), guesses.repeat(num_views, 1)])
-        images = torch.cat([x, views.flatten(0, 1)])
-        partner = partners(self.mixing, draws.permutation, num_labeled, num_views)
-        mixed, p = mixup(images, p, draws.lam, partner)
-
-        update: Update = "all" if self.batch_norm == "all-batches" else "first"
-        together = False if self.batch_norm == "official" else None
-        if self.interleave and self.batch_norm != "frozen":
-            order, inverse, dealt = interleave_order(sizes, x.device)
-            logits = forward_batches(model, mixed[order], dealt, update, together)[inverse]
-        else:
-            logits = forward_batches(model, mixed, sizes, update, together)
-
-        l_x = labeled_loss(logits[:num_labeled], p[:num_labeled])
-        distance = unlabeled_loss if self.loss_type == "l2" else labeled_loss
-        l_u = distance(logits[num_labeled:], p[num_labeled:])
-        return Loss(l_x + weight * l_u, l_x.detach(), l_u.detach(), guesses)
+        mixed, p = self.mixed(x, targets, views, guesses, draws)
+        return self.terms(self.mixed_logits(model, mixed, sizes), p, num_labeled, weight, guesses)

@@ -87,36 +87,39 @@ class SemiSupervised(pl.LightningModule):
         capture = CudaCapture(device) if device.type == "cuda" and self.config.cuda_graph else None
         self.one_step = StepGraph(self.optimise, capture)
 
-    def _stream(self, name: str) -> Stream:
-        return Stream(self.seed, name, self.device)
-
     def draw(self, steps: range) -> dict[str, Tensor]:
         """Everything random of `steps`, each tensor with a leading dimension len(steps), and the ramp's weight."""
+        return self.draw_of(self.seed, steps, len(self.labeled), len(self.unlabeled))
+
+    def draw_of(self, seed: int, steps: range, num_labeled: int, num_unlabeled: int) -> dict[str, Tensor]:
+        """`draw` for a run of this seed with that many labelled and unlabelled images."""
         config, views = self.config, self.config.views_needed
+
+        def stream(name: str) -> Stream:
+            return Stream(seed, name, self.device)
+
         batch, unlabeled_batch = config.batch_size, config.unlabeled_batch_size
         numbers = torch.arange(steps.start, steps.stop, device=self.device)
         draws = {
-            "index": self._stream("labeled order").epochs(steps, batch, len(self.labeled)),
-            "augmentation": self.augmentation.draw(self._stream("labeled augmentation"), steps, batch),
+            "index": stream("labeled order").epochs(steps, batch, num_labeled),
+            "augmentation": self.augmentation.draw(stream("labeled augmentation"), steps, batch),
             "weight": config.unlabeled_weight
             * ramp(numbers.float(), config.ramp_steps)
             * torch.ones(len(steps)).to(numbers.device),
         }
         if views:
-            draws["unlabeled_index"] = self._stream("unlabeled order").epochs(
-                steps, unlabeled_batch, len(self.unlabeled)
-            )
-            drawn = self.augmentation.draw(self._stream("unlabeled augmentation"), steps, unlabeled_batch, views)
+            draws["unlabeled_index"] = stream("unlabeled order").epochs(steps, unlabeled_batch, num_unlabeled)
+            drawn = self.augmentation.draw(stream("unlabeled augmentation"), steps, unlabeled_batch, views)
             draws["unlabeled_augmentation"] = drawn if views > 1 else drawn[:, None]
         if config.method == "mixmatch":
-            drawn = self.mixmatch.draw(self._stream("mixup"), numbers, batch + views * unlabeled_batch)
+            drawn = self.mixmatch.draw(stream("mixup"), numbers, batch + views * unlabeled_batch)
             draws |= {"lam": drawn.lam, "permutation": drawn.permutation}
         elif config.method in ("ssl-mixup", "ict"):
-            draws["lam_labeled"] = self._stream("labeled mixup").beta(numbers, batch, config.alpha)
-            draws["lam_unlabeled"] = self._stream("unlabeled mixup").beta(numbers, unlabeled_batch, config.alpha)
+            draws["lam_labeled"] = stream("labeled mixup").beta(numbers, batch, config.alpha)
+            draws["lam_unlabeled"] = stream("unlabeled mixup").beta(numbers, unlabeled_batch, config.alpha)
         elif config.method == "vat":
             shape = (unlabeled_batch, *self.unlabeled.image_shape)
-            draws["direction"] = self._stream("direction").normal(numbers, shape)
+            draws["direction"] = stream("direction").normal(numbers, shape)
         return draws
 
     def loss(self, draws: Mapping[str, Tensor]) -> Loss:
@@ -156,7 +159,7 @@ class SemiSupervised(pl.LightningModule):
         with autocast(self.execution):
             loss = self.loss(draws)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.total.backward()
+        loss.total.sum().backward()  # a sum for the sake of a stack of runs, whose losses have nothing in common
         self.optimizer.step()
         update_average(self.averages, self.parameters_, self.config.ema_decay)
         decay_weights(self.kernels, self.config.weight_decay * self.config.learning_rate)
@@ -194,6 +197,27 @@ class SemiSupervised(pl.LightningModule):
         return 100.0 * wrong.item() / len(images)
 
 
+def initial_model(config: Config, split: Split, seed: int) -> nn.Module:
+    """The network as a run of this seed begins with it."""
+    with seeded(Stream(seed, "initialisation")):
+        return build_model(config, split.num_classes, split.labeled[0].shape[-1])
+
+
+def schedule_of(config: Config) -> Schedule:
+    """When a run evaluates, logs and writes checkpoints."""
+    return Schedule(
+        config.steps, config.evaluate_every, config.checkpoint_every, config.log_every, config.steps_per_call
+    )
+
+
+def metrics_of(config: Config, split: Split, folder: Folder) -> dict[str, float]:
+    """What `train` returns, from the curves of a run that has ended."""
+    metrics = {"train_error": folder.curves.values("train_error")[-1]}
+    if split.test is None:
+        return metrics
+    return {"test_error": statistics.median(folder.curves.values("test_error")[-config.median_of :]), **metrics}
+
+
 def run(config: Mapping[str, Any], folder: Folder, needs: Mapping[str, Path]) -> dict[str, Any]:
     """Train one method on one seed; {"test_error", "train_error"} in percent."""
     settings, seed = Config.of(config), int(config["seed"])
@@ -206,16 +230,8 @@ def train(settings: Config, split: Split, seed: int, folder: Folder) -> dict[str
 
     The errors of `evaluate` in percent: of the test split (where there is one) as `median_of` says, else the last ones.
     """
-    with seeded(Stream(seed, "initialisation")):
-        model = build_model(settings, split.num_classes, split.labeled[0].shape[-1])
-    module = SemiSupervised(model, settings, split, seed, folder.execution)
-    schedule = Schedule(
-        settings.steps, settings.evaluate_every, settings.checkpoint_every, settings.log_every, settings.steps_per_call
-    )
-    fit(module, folder, schedule)
+    module = SemiSupervised(initial_model(settings, split, seed), settings, split, seed, folder.execution)
+    fit(module, folder, schedule_of(settings))
     module.copy_statistics()
     save_weights(folder, module.average.state_dict())
-    metrics = {"train_error": folder.curves.values("train_error")[-1]}
-    if split.test is None:
-        return metrics
-    return {"test_error": statistics.median(folder.curves.values("test_error")[-settings.median_of :]), **metrics}
+    return metrics_of(settings, split, folder)

@@ -3,14 +3,17 @@
 `python -m papers.mixmatch.reproduce` trains and judges; importing this loads no torch.
 """
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
-from common.paper import DataSource, Experiment, Metric, Need, Paper, Preset
+from common.paper import DataSource, Experiment, Metric, Need, Paper, Preset, Stacking
 from papers.mixmatch.claims import CLAIMS
 from papers.mixmatch.config import Config
 
 RUN = "papers.mixmatch.module:run"
+# The same run function, by the name under which the code of stacks is part of a run's key.
+STACKABLE_RUN = "papers.mixmatch.stacked:run"
 PATE_TEACHERS = "papers.mixmatch.pate:run_teachers"
 PATE_STUDENT = "papers.mixmatch.pate:run_student"
 
@@ -66,6 +69,15 @@ def baselines(data: str, steps: int) -> dict[str, dict[str, Any]]:
         "ssl-mixup": {"method": "ssl-mixup", "alpha": of(0.75, 0.25, 0.25)},
         "ict": {"method": "ict", "unlabeled_weight": of(1000, 20, 20), "alpha": of(0.75, 0.5, 0.5), **ramp},
     }
+
+
+def settings_text(config: Mapping[str, Any]) -> str:
+    """Equal where runs differ in nothing but their seeds: only those are stacked."""
+    return json.dumps(dict(config), sort_keys=True)
+
+
+# Five is half of ten seeds: one stack for each of two cores.
+STACKING = Stacking("papers.mixmatch.stacked:run_stack", settings_text, size=5)
 
 
 def pick(methods: Mapping[str, Mapping[str, Any]], *names: str) -> dict[str, Mapping[str, Any]]:
@@ -195,6 +207,8 @@ QUICK = Preset(
             DIGITS,
             described=DIGITS_TEXT,
             seeds=10,
+            function=STACKABLE_RUN,
+            stacking=STACKING,
         ),
         pate_experiment(PATE, 10, described="scikit-learn digits (built in), labels answered by 30 noisy teachers"),
         Experiment(

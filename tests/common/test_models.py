@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from common.models.convnet import ConvNet, ConvNet13
-from common.models.norm import GhostBatchNorm2d
+from common.models.convnet import ConvNet, ConvNet13, stack_convnets
+from common.models.norm import GhostBatchNorm2d, batch_norm_mode
 from common.models.wide_resnet import SameConv2d, WideResNet, wide_resnet
 
 torch.set_num_threads(1)
@@ -138,6 +138,50 @@ def test_convnet():
     assert all(m.momentum == 0.05 for m in model.modules() if isinstance(m, GhostBatchNorm2d))
     assert model(torch.randn(2, 1, 8, 8)).shape == (2, 4)
     assert ConvNet(in_channels=3, widths=(8, 12)).features(torch.randn(2, 3, 9, 9)).shape == (2, 12)
+
+
+@pytest.mark.parametrize(("groups", "update"), [(1, "all"), (2, "first"), ((2, 1, 3), "none")])
+def test_stacked_convnets_are_the_networks_side_by_side(groups, update):
+    torch.manual_seed(0)
+    models = [ConvNet(num_classes=4, in_channels=2, widths=(3, 5, 6)).double() for _ in range(3)]
+    for model in models:
+        for layer in model.modules():
+            if isinstance(layer, GhostBatchNorm2d):
+                nn.init.uniform_(layer.weight)
+                nn.init.uniform_(layer.running_var)
+    before = torch.get_rng_state()
+    stack = stack_convnets(models)
+    assert torch.equal(torch.get_rng_state(), before) and not any(p.is_meta for p in stack.parameters())
+    images = torch.randn(3, 6, 2, 8, 8, dtype=torch.float64)
+
+    def forward(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        with batch_norm_mode(model, groups, update):
+            return model(x)
+
+    logits = forward(stack, images.transpose(0, 1).flatten(1, 2))
+    assert logits.shape == (6, 3, 4)
+    logits.square().sum().backward()
+    gradients = dict(stack.named_parameters())
+    for i, model in enumerate(models):
+        alone = forward(model, images[i])
+        torch.testing.assert_close(logits[:, i], alone, rtol=1e-12, atol=1e-12)
+        alone.square().sum().backward()
+        for name, parameter in model.named_parameters():
+            gradient = gradients[name].grad
+            assert gradient is not None
+            torch.testing.assert_close(gradient.chunk(3)[i], parameter.grad, rtol=1e-10, atol=1e-12)
+        # The statistics moved alike, and a member can be taken out again.
+        assert list(stack.member(i)) == list(model.state_dict())
+        other = ConvNet(num_classes=4, in_channels=2, widths=(3, 5, 6)).double()
+        other.load_state_dict(stack.member(i))
+        torch.testing.assert_close(other.eval()(images[i]), model.eval()(images[i]), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(stack.eval()(images.transpose(0, 1).flatten(1, 2))[:, 2], models[2](images[2]))
+
+
+def test_only_networks_of_one_shape_are_stacked():
+    for models in ([], [ConvNet(), ConvNet(widths=(8, 12))], [ConvNet(), ConvNet(momentum=0.1)]):
+        with pytest.raises(ValueError, match="one shape"):
+            stack_convnets(models)
 
 
 def test_convnet13():
