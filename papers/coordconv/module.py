@@ -28,6 +28,8 @@ from papers.coordconv.networks import build
 
 ALIGNMENT = 16
 """Every tensor of a row begins at a multiple of so many elements, which some matrix kernels want."""
+REACHED = 85.0
+"""Percent of the held-out samples: about what the paper's best deconvolution gets right."""
 EXAMPLES = 8
 """Rendered test images that a run keeps for the pictures."""
 
@@ -159,15 +161,16 @@ class Supervised(pl.LightningModule):
         return self.optimizer
 
     def on_fit_start(self) -> None:
-        """Move the data to the device once; nothing is copied to it afterwards."""
+        """Move the data to the device once; nothing is copied to it afterwards.
+
+        `execution.compile` is not heeded: the networks' gradients are written by hand, block by block, which leaves
+        little to fuse, and on a GPU the whole step is one CUDA graph.
+        """
         device, dtype = self.device, self.stack.weights.dtype
         self.stack.network.to(device, dtype)
         self.data = NotSoClevr(self.config.canvas, self.config.square, device)
         self.train_indices = [index.to(device) for index in self.train_indices]
         self.centers = self.data.centers.to(dtype)
-        if self.execution.compile:
-            # In place: a compiled wrapper would be a second module with the same tensors in every checkpoint.
-            self.stack.compile()
         on_gpu = device.type == "cuda"
         self.rates: list[float] = []
         if on_gpu:
@@ -322,7 +325,7 @@ class Supervised(pl.LightningModule):
 
     def finish(self, folders: Sequence[Folder]) -> list[dict[str, Any]]:
         """Write every member's weights and predictions into its folder; the metrics of each."""
-        metrics = self.evaluate()
+        metrics: list[dict[str, Any]] = [*self.evaluate()]
         if self.config.task == "regression":
             self.use_best()
             metrics = [
@@ -341,7 +344,12 @@ class Supervised(pl.LightningModule):
                 arrays |= self._examples(number)
             with atomic_path(folder.artifact("predictions.npz")) as path, open(path, "wb") as file:
                 np.savez_compressed(file, **arrays)
-        return [{**found, "parameters": self.stack.num_parameters} for found in metrics]
+            metrics[number]["parameters"] = self.stack.num_parameters
+            if self.config.task == "classification":
+                folder.curves.sync()
+                steps = first_step(folder.path / "curves.csv", "test_accuracy", REACHED)
+                metrics[number]["steps_to_85"] = steps or {"low": self.config.steps, "high": None}
+        return metrics
 
     @torch.no_grad()
     def _examples(self, number: int) -> dict[str, np.ndarray]:
