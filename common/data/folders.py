@@ -1,10 +1,12 @@
-"""Images in folders, one folder a class, as ImageNet is kept: which files there are, without reading them.
+"""Sets that lie in DATA_DIR/<name> as folders of images and are too large to be loaded: ImageNet and LSUN bedrooms.
+
+Which files there are, without reading them. Classified sets have one folder a class, as ImageNet is kept:
 
     <root>/train/<class>/*.JPEG
     <root>/val/<class>/*.JPEG      or <root>/val/*.JPEG with <root>/val.txt: a line "file-name class" for each image
 
 Classes are the names of train's folders in alphabetical order; their numbers are the labels. Names that begin with a
-dot and files that are no JPEG or PNG are passed over.
+dot and files that are no JPEG, PNG or WebP are passed over.
 """
 
 import hashlib
@@ -16,7 +18,70 @@ import numpy as np
 
 from common.errors import UserError
 
-SUFFIXES = (".jpeg", ".jpg", ".png")
+SUFFIXES = (".jpeg", ".jpg", ".png", ".webp")
+
+
+@dataclass(frozen=True)
+class FolderSet:
+    """A set of which only the place is known: no checksum of the whole exists, so its fingerprint is of file names.
+
+    official: (classes, training images, validation images) of the whole, or None where the images have no classes.
+    """
+
+    name: str
+    title: str
+    contents: str
+    licence: str
+    source: str
+    official: tuple[int, int, int] | None = None
+
+
+SETS = {
+    each.name: each
+    for each in (
+        FolderSet(
+            "imagenet",
+            "ImageNet-1k",
+            "1,281,167 + 50,000 colour images, 1,000 classes",
+            "non-commercial research and education, on request",
+            "https://image-net.org/download-images",
+            (1000, 1_281_167, 50_000),
+        ),
+        FolderSet(
+            "lsun-bedrooms",
+            "LSUN bedrooms",
+            "3,033,042 colour photographs, as a folder of image files",
+            "none stated; research use with citation (Yu et al. 2015)",
+            "https://www.yf.io/p/lsun",
+        ),
+    )
+}
+
+
+def locate(name: str, data_dir: Path | None) -> tuple[str, str]:
+    """(label, fingerprint) of the set `name` of `SETS` in DATA_DIR/<name>.
+
+    Raises UserError in one line where it is not there, or not as it should lie.
+    """
+    info = SETS[name]
+    if data_dir is None or not (data_dir / name).is_dir():
+        state = "DATA_DIR is not set" if data_dir is None else f"DATA_DIR {data_dir} has no folder {name}"
+        raise UserError(f"{name} was not found ({state}): put {info.title} ({info.source}) there as files of images")
+    if info.official is not None:
+        train, val = list_images(data_dir / name)
+        whole = (len(train.classes), len(train), len(val)) == info.official
+        label = info.title if whole else f"custom (in the format of {info.title}): {describe(train, val)}"
+        return label, fingerprint(train, val)
+    files = sorted(str(p.relative_to(data_dir)) for p in (data_dir / name).rglob("*") if p.suffix.lower() in SUFFIXES)
+    if not files:
+        raise UserError(f"{data_dir / name} has no images: put {info.title} ({info.source}) there")
+    return f"{info.title}, {len(files):,} images", hashlib.sha256("\0".join(files).encode()).hexdigest()[:32]
+
+
+def licence_rows() -> str:
+    """These sets as further lines of `catalog.licence_table`."""
+    rows = (f"| {s.title} (`{s.name}`) | {s.contents} | {s.licence} | no | {s.source} |" for s in SETS.values())
+    return "\n".join(rows) + "\n"
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from common.data import folders
 from common.data.folders import describe, fingerprint, list_images
 from common.errors import UserError
 
@@ -84,3 +85,26 @@ def test_what_is_missing_is_one_line(files, table, message, tmp_path):
     with pytest.raises(UserError) as raised:
         list_images(tmp_path)
     assert str(raised.value).startswith(message.format(root=tmp_path)) and "\n" not in str(raised.value)
+
+
+def test_sets_are_located_by_name_without_reading_them(tmp_path):
+    write(tmp_path / "imagenet", "train/a/1.JPEG", "train/b/1.JPEG", "val/a/2.JPEG", "val/b/2.JPEG")
+    label, key = folders.locate("imagenet", tmp_path)
+    assert label == "custom (in the format of ImageNet-1k): 2 classes, 2 + 2 images" and len(key) == 32
+    write(tmp_path / "lsun-bedrooms", "1.jpg", "more/2.webp", "notes.txt")
+    label, key = folders.locate("lsun-bedrooms", tmp_path)
+    assert label == "LSUN bedrooms, 2 images"
+    write(tmp_path / "lsun-bedrooms", "3.png")
+    assert folders.locate("lsun-bedrooms", tmp_path)[1] != key
+    rows = folders.licence_rows().splitlines()
+    assert len(rows) == len(folders.SETS) and all(row.count("|") == 6 for row in rows)
+
+
+@pytest.mark.parametrize("name", folders.SETS)
+def test_a_set_that_is_not_there_is_one_line(name, tmp_path):
+    for data_dir in (None, tmp_path):
+        with pytest.raises(UserError, match=f"^{name} was not found"):
+            folders.locate(name, data_dir)
+    (tmp_path / name).mkdir()
+    with pytest.raises(UserError):
+        folders.locate(name, tmp_path)

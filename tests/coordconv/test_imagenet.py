@@ -192,7 +192,7 @@ def test_shapes_differ_and_lie_anywhere():
     assert images.shape == (400, 1, 32, 32) and labels.bincount(minlength=8).min() > 25
     # A shape is whole wherever it is, and no pixel is left out.
     assert torch.equal((images > 0).sum((1, 2, 3)), masks.sum(1).long()[labels])
-    assert (images.sum((0, 1)) > 0).all()
+    assert (images.sum((0, 1, 2)) > 0).all() and (images.sum((0, 1, 3)) > 0).all()
     with pytest.raises(UserError):
         data.imagenet_root(Path("/nowhere"))
     again = Shapes(source.config, 5, CPU)
