@@ -141,6 +141,8 @@ def sweep(document: Mapping[str, Any], experiment: str, task: str) -> Picture | 
             by_size.scatter(size, test, **style)
             by_train.scatter(train, test, label=f"{kind}, {rate:g}", **style)
     by_size.set_xscale("log")
+    by_size.xaxis.set_major_formatter("{x:,.0f}")
+    by_size.xaxis.set_minor_formatter("")
     by_size.set(xlabel="parameters", ylabel=f"test {name}", title=experiment)
     top = 100 if task == "classification" else 1
     by_train.plot([0, top], [0, top], color=MUTED, linewidth=0.8, linestyle=(0, (4, 2)), zorder=0)

@@ -166,12 +166,12 @@ QUICK = (
 
 # ---------------------------------------------------------------- cpu: rendering, the study, ablations, a small sweep
 
-CPU_SEEDS = 3
-RENDER_STEPS = schedule(2600, 5)
+CPU_SEEDS, STUDY_SEEDS = 3, 5
+RENDER_STEPS = {"l2": 1e-5, **schedule(2600, 5), "decay_every": 2000}
 CPU_RENDERERS: Methods = {
     "coordconv": RENDER_STEPS,
     "no-softmax": {"render_softmax": False, **RENDER_STEPS},
-    "deconv": DECONV,
+    "deconv": {**DECONV, "learning_rate": 0.005},
 }
 STUDY: Methods = {
     f"{coordinates}-wd{l2:g}": {**PATIENT, "coordinates": coordinates, "l2": l2}
@@ -182,11 +182,20 @@ PADDING: Methods = {
     "zeros": {"network": "conv-quadrant", **REGRESSION_STEPS},
     "circular": {"network": "conv-quadrant", "padding": "circular", **REGRESSION_STEPS},
 }
-SHORT = {**schedule(520, 4), "decay_every": 390}
+SHORT = {**schedule(780, 30), "decay_every": 650}
 ABLATIONS: Methods = {
-    name: {"l2": 0.001, **settings, **SHORT}
+    name: {"l2": 0 if name.startswith("upsample") else 0.001, **settings, **SHORT}
     for name, settings in pick(
-        PAINTERS, "coordconv", "with-radius", "no-coords", "fourier", "mlp", "upsample", "upsample-coordconv"
+        PAINTERS,
+        "coordconv",
+        "with-radius",
+        "raw",
+        "fourier-input",
+        "no-coords",
+        "fourier",
+        "mlp",
+        "upsample",
+        "upsample-coordconv",
     ).items()
 }
 REGRESSION_ABLATIONS: Methods = {
@@ -197,8 +206,8 @@ REGRESSION_ABLATIONS: Methods = {
 
 CPU = (
     *(supervised(f"rendering-{split}", split, CPU_RENDERERS, {**RENDER, **SMALL}, CPU_SEEDS) for split in SPLITS),
-    supervised("study-coordinates", "quadrant", STUDY, {**CLASSIFY, **SMALL}, CPU_SEEDS),
-    *(supervised(f"study-padding-{split}", split, PADDING, {**REGRESS, **SMALL}, CPU_SEEDS) for split in SPLITS),
+    supervised("study-coordinates", "quadrant", STUDY, {**CLASSIFY, **SMALL}, STUDY_SEEDS),
+    *(supervised(f"study-padding-{split}", split, PADDING, {**REGRESS, **SMALL}, STUDY_SEEDS) for split in SPLITS),
     supervised("ablations-uniform", "uniform", ABLATIONS, {**CLASSIFY, **SMALL}, CPU_SEEDS),
     *(
         supervised(f"regression-{split}", split, REGRESSION_ABLATIONS, {**REGRESS, **SMALL}, CPU_SEEDS)

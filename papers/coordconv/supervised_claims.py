@@ -19,7 +19,7 @@ PERCENT, PIXELS = "percent", "px"
 SMALL_DATA = "Not-so-Clevr 32x32, squares of 5"
 FULL_DATA = "Not-so-Clevr 64x64, squares of 9"
 CHANCE = {"quick": round(100 / 784, 6), "gpu": round(100 / 3136, 6), "paper": round(100 / 3136, 6)}
-QUICK_SEEDS, CPU_SEEDS, SWEEP_SEEDS = 5, 3, 3
+QUICK_SEEDS, CPU_SEEDS, STUDY_SEEDS, SWEEP_SEEDS = 5, 3, 5, 3
 UNIFORM, QUADRANT = "classification-uniform", "classification-quadrant"
 
 
@@ -366,28 +366,37 @@ def study() -> list[Claim]:
         pair = (experiment, first), (experiment, second)
         return difference(*pair, metric, unit, claimed=[pair[0]])
 
+    def steps(method: str) -> Quantity:
+        return level("ablations-uniform", method, "steps_to_85", "steps", claimed=())
+
     coordinates, padding = "study-coordinates", "study-padding-uniform"
     return [
         Claim(
             "S-raw",
-            "Quadrant split, CoordConv: (x, y) scaled to [-1, 1] generalises better than raw pixel numbers",
-            "ours; the released code takes raw numbers",
+            "Uniform split, CoordConv: with raw pixel numbers as input, as in the released code, it takes at least "
+            "twice as many steps to 85 % as with (x, y) scaled to [-1, 1]",
+            "ours",
             True,
-            {"cpu": small(more(coordinates, "scaled-wd0.001", "raw-wd0.001", ACCURACY, PERCENT), 0, 0, CPU_SEEDS)},
+            {"cpu": small(log_ratio(steps("raw"), steps("coordconv")), round(math.log10(2), 6), 0, CPU_SEEDS)},
+            "log10 of the ratio of the steps",
         ),
         Claim(
             "S-fourier",
             "Quadrant split, CoordConv: scaled (x, y) generalises better than Fourier features of it",
             "ours",
             True,
-            {"cpu": small(more(coordinates, "scaled-wd0.001", "fourier-wd0.001", ACCURACY, PERCENT), 0, 0, CPU_SEEDS)},
+            {
+                "cpu": small(
+                    more(coordinates, "scaled-wd0.001", "fourier-wd0.001", ACCURACY, PERCENT), 0, 0, STUDY_SEEDS
+                )
+            },
         ),
         Claim(
             "S-l2",
             "Quadrant split, CoordConv: a weight penalty of 0.001 generalises better than none",
             "ours; the paper's grid has both",
             True,
-            {"cpu": small(more(coordinates, "scaled-wd0.001", "scaled-wd0", ACCURACY, PERCENT), 0, 0, CPU_SEEDS)},
+            {"cpu": small(more(coordinates, "scaled-wd0.001", "scaled-wd0", ACCURACY, PERCENT), 0, 0, STUDY_SEEDS)},
         ),
         Claim(
             "S-padding",
@@ -395,7 +404,15 @@ def study() -> list[Claim]:
             "its held-out error on the uniform split is larger",
             "ours",
             True,
-            {"cpu": small(more(padding, "circular", "zeros", ERROR, PIXELS), 2, 0, CPU_SEEDS)},
+            {"cpu": small(more(padding, "circular", "zeros", ERROR, PIXELS), 0, 0, STUDY_SEEDS)},
+        ),
+        Claim(
+            "S-stride",
+            "Zero padding is not the only leak: with circular padding, strides alone tell the same regressor where a "
+            "pixel is, to less than 5 px on held-out samples (always answering the middle: 10.7 px)",
+            "ours",
+            True,
+            {"cpu": small(level(padding, "circular", ERROR, PIXELS), 5, 10.7, STUDY_SEEDS, "lower")},
         ),
         Claim(
             "S-coords",
