@@ -265,7 +265,7 @@ class QuadrantRegressor(nn.Module):
     # Kernel, stride, and what follows: BatchNorm before or after the ReLU.
     LAYERS = (
         (5, 2, "relu"), (1, 1, "relu-norm"), (3, 1, "relu"), (3, 2, "relu"), (3, 2, "norm-relu"), (3, 2, "relu"),
-        (1, 1, "relu"), (3, 2, "relu"), (3, 1, ""),
+        (1, 1, "relu"), (3, 2, "relu"), (3, 1, "relu"),
     )  # fmt: skip
 
     def __init__(self, multiplier: int, padding: str, plain: bool) -> None:

@@ -102,9 +102,10 @@ def predictions(runs: Mapping[str, Mapping[str, Run]]) -> Picture | None:
         axes.set_xlabel(f"train {metrics['train_accuracy']:.1f} %, test {metrics['test_accuracy']:.1f} %", fontsize=7.5)
     names = ("test, right", "test, wrong", "train, right", "train, wrong")
     handles = [Patch(color=c, label=n) for c, n in zip((RIGHT, WRONG, TRAIN_RIGHT, TRAIN_WRONG), names, strict=True)]
-    height = figure.get_figheight()
-    figure.legend(handles=handles, ncols=4, loc="lower left", fontsize=8, frameon=False)
-    figure.subplots_adjust(left=0.01, right=0.99, top=1 - 0.45 / height, bottom=0.55 / height, hspace=0.5, wspace=0.08)
+    height, columns = figure.get_figheight(), 4 if figure.get_figwidth() > 6 else 2
+    figure.legend(handles=handles, ncols=columns, loc="lower left", fontsize=8, frameon=False)
+    bottom = (0.4 + 0.6 / columns) / height
+    figure.subplots_adjust(left=0.01, right=0.99, top=1 - 0.45 / height, bottom=bottom, hspace=0.5, wspace=0.08)
     caption = (
         "Coordinate classification, first seed: each pixel is a centre (x, y), coloured by whether the network that is "
         "given (x, y) lights that very pixel."

@@ -242,7 +242,7 @@ FULL_TIME_TO = time_to(
     "Not-so-Clevr, 64x64 pixels, 9x9 squares (generated)",
     SWEEP_SEEDS,
 )
-FULL_STEPS = schedule(7850, 25)
+FULL_STEPS = schedule(7850, 25, 128)
 PAPER_ABLATIONS: dict[str, dict[str, Methods]] = {
     "classification": {
         split: {

@@ -13,6 +13,8 @@ from papers.coordconv.config import steps_for
 SPLITS = ("uniform", "quadrant")
 SMALL: dict[str, Any] = {"canvas": 32, "square": 5}
 FULL: dict[str, Any] = {"canvas": 64, "square": 9}
+PER_CALL = {SMALL["canvas"]: 13, FULL["canvas"]: 128}
+"""Steps whose samples are drawn together: on a GPU a stack of many runs draws for each of them."""
 Methods = dict[str, Mapping[str, Any]]
 
 
@@ -55,7 +57,7 @@ def deconv_sweep(
             "l2": penalty,
             "loss": loss,
             "decay_every": steps // 5,
-            **schedule(steps, evaluations),
+            **schedule(steps, evaluations, PER_CALL[scale["canvas"]]),
         }
     return methods
 
@@ -71,7 +73,7 @@ def coordconv_sweep(
     evaluations: int = 50,
 ) -> Methods:
     """CoordConv's own, much smaller grids: batch 16, constant learning rate (k: of the rendering convolutions)."""
-    steps = schedule(steps_for(epochs, split, 16, **scale), evaluations)
+    steps = schedule(steps_for(epochs, split, 16, **scale), evaluations, PER_CALL[scale["canvas"]])
     return {
         f"coordconv-k{kernel}-lr{rate:g}-m{m}-b16-wd{penalty:g}": {
             "render_kernel": kernel, "multiplier": m, "learning_rate": rate, "l2": penalty, **steps,

@@ -229,15 +229,29 @@ def test_times_until_a_target(tmp_path):
     needs = {"method": spec_of(tmp_path, 1, {}), "baseline": spec_of(tmp_path, 2, {"network": "deconv", "kernel": 2})}
     for need in needs.values():
         execute(need)
-    for target, known in ((1e-9, False), (100.0, False)):
+
+    def compare(name: str) -> dict:
         spec = RunSpec(
-            "coordconv", "smoke", "time-to", str(target), 1, "papers.coordconv.module:run_time_to",
-            {"target": target}, tmp_path / str(target), needs=needs, exclusive=True,
+            "coordconv", "smoke", "time-to", name, 1, "papers.coordconv.module:run_time_to", {"target": 100.0},
+            tmp_path / name, needs=needs, exclusive=True,
         )  # fmt: skip
         record = execute(spec)
         assert record["status"] == "finished", record["error"]
-        metrics = record["metrics"]
-        assert metrics["method_step_ms"] > 0 and isinstance(metrics["baseline_seconds"], float | dict) is not known
+        return record["metrics"]
+
+    def reach(need: RunSpec, step: int) -> None:
+        with open(need.folder / "curves.csv", "a", encoding="utf-8") as file:
+            file.write(f"{step},0,0.0,test_accuracy,100.0\n")
+
+    neither = compare("neither")
+    assert "time_ratio" not in neither and neither["baseline_seconds"]["high"] is None
+    reach(needs["method"], 4)
+    one = compare("one")
+    assert one["method_seconds"] == pytest.approx(4e-3 * one["method_step_ms"]) and one["time_ratio"]["high"] is None
+    assert one["time_ratio"]["low"] == pytest.approx(3 * one["baseline_step_ms"] / one["method_step_ms"])
+    reach(needs["baseline"], 8)
+    both = compare("both")
+    assert both["time_ratio"] == pytest.approx(both["baseline_seconds"] / both["method_seconds"])
 
 
 def test_the_probe_times_a_stack():
