@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from common.bench import Row, Setting, compare, interleaved, row
-from common.engines import PRELOAD, cores, set_threads
+from common.engines import PRELOAD, cores, keep_memory, set_threads
 from common.runs import Execution
 from papers.coordconv.config import Config
 from papers.coordconv.module import Supervised, make_module
@@ -138,6 +138,7 @@ def _modules(configs: Sequence[Config], execution: Execution, stacked: bool) -> 
 
 def _worker(execution: Execution, pipe: Connection) -> None:
     """A process that builds modules of the (configurations, stacked) it is sent, or trains so many steps of them."""
+    keep_memory()
     set_threads(execution.threads)
     modules: list[Supervised] = []
     while (message := pipe.recv()) is not None:
