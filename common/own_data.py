@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
-from common.engines import Event
+from common.engines import Event, keep_memory
 from common.files import read_json
 from common.progress import Display
 from common.reproduce import Options
@@ -77,6 +77,7 @@ def train(spec: RunSpec, time_limit: float | None, console: Console) -> tuple[di
 
     Raises what made the run fail: a UserError, or a bug with its traceback.
     """
+    keep_memory()
     deadline = None if time_limit is None else time.monotonic() + time_limit
     stops: list[Stops] = []
     if changed := differences(spec):

@@ -33,12 +33,14 @@ def best(
     methods: Iterable[str],
     metric: str,
     unit: str,
-    claimed: bool,
     train: tuple[str, float] | None = None,
     better: Literal["higher", "lower"] = "higher",
 ) -> Quantity:
-    """The best `metric` of a sweep. train: a train metric (higher is better) and what one model at least must have
-    reached, else the seed has no value: a sweep in which nothing was learnt shows nothing."""
+    """The best `metric` of a sweep of baselines on the very split that is reported: in their favour, not the claim's.
+
+    train: a train metric (higher is better) and what one model at least must have reached, else the seed has no value:
+    a sweep in which nothing was learnt shows nothing.
+    """
     runs = tuple((experiment, method) for method in methods)
 
     def function(metrics: RunMetrics) -> Value:
@@ -49,7 +51,23 @@ def best(
 
     kind = runs[0][1].partition("-")[0]
     text = f"best {metric} of {len(runs)} {kind} models on {experiment}"
-    return Quantity(text, runs, function, unit, runs if claimed else ())
+    return Quantity(text, runs, function, unit, ())
+
+
+def chosen_on_train(experiment: str, methods: Iterable[str], metric: str, unit: str) -> Quantity:
+    """The test score `metric` of the model of a sweep with the best train score; of equal ones the first.
+
+    What is claimed must not be selected on the split that is reported.
+    """
+    runs = tuple((experiment, method) for method in methods)
+    train = metric.replace("test_", "train_", 1)
+
+    def function(metrics: RunMetrics) -> Value:
+        return metrics[max(runs, key=lambda run: metrics[run][train])][metric]  # type: ignore[arg-type, return-value]
+
+    kind = runs[0][1].partition("-")[0]
+    text = f"{metric} of the one of {len(runs)} {kind} models on {experiment} with the best {train}"
+    return Quantity(text, runs, function, unit, runs)
 
 
 def gap(first: Quantity, second: Quantity) -> Quantity:
@@ -101,13 +119,13 @@ def best_deconv(preset: str, task: str, split: str) -> Quantity:
     metric, unit, train = (ACCURACY, PERCENT, ("train_accuracy", 80.0))
     if task == "rendering":
         metric, unit, train = (IOU, "IOU", ("train_rendering_iou", 0.8))
-    return best(f"{task}-{split}", full_size(preset, task, split).baselines, metric, unit, False, train)
+    return best(f"{task}-{split}", full_size(preset, task, split).baselines, metric, unit, train)
 
 
 def best_coordconv(preset: str, task: str, split: str) -> Quantity:
-    """CoordConv's best test score."""
+    """The test score of CoordConv's model with the best train score."""
     metric, unit = (ACCURACY, PERCENT) if task == "classification" else (IOU, "IOU")
-    return best(f"{task}-{split}", full_size(preset, task, split).coordconv, metric, unit, True)
+    return chosen_on_train(f"{task}-{split}", full_size(preset, task, split).coordconv, metric, unit)
 
 
 # ---------------------------------------------------------------- classification
@@ -281,7 +299,7 @@ def rendering() -> list[Claim]:
                 source,
                 True,
                 rules({p: parts[split] for p, parts in gaps.items()}, margins[split], 0, round(top - paper[split], 6)),
-                "IOU of CoordConv minus that of the deconvolution (the best of each at full size)",
+                "IOU of CoordConv minus that of the deconvolution (full size: the best on train, and the best on test)",
             ),
             Claim(
                 f"C6.{split}",
@@ -319,7 +337,7 @@ def regression() -> list[Claim]:
 
     def full_conv(preset: str) -> Quantity:
         methods = full_size(preset, "regression", "quadrant").baselines
-        return best(experiment, methods, ERROR, PIXELS, False, better="lower")
+        return best(experiment, methods, ERROR, PIXELS, better="lower")
 
     gate = round(math.log10(4), 6)
     return [

@@ -8,6 +8,7 @@ import pytest
 from common.claims import judge_all
 from papers.coordconv.config import Config
 from papers.coordconv.supervised import CLAIMS, EXPERIMENTS, MEASURED, METRICS
+from papers.coordconv.supervised_claims import best, chosen_on_train
 from papers.coordconv.sweeps import full_size
 
 BY_ID = {claim.id: claim for claim in CLAIMS}
@@ -153,3 +154,13 @@ def test_verdicts_of_rendering():
 def test_metrics_are_described():
     for name in ("train_accuracy", "test_rendering_iou", "best_test_error", "time_ratio", "parameters"):
         assert METRICS[name].description
+
+
+def test_what_is_claimed_is_selected_on_train_and_the_baseline_in_its_favour():
+    runs = {
+        ("e", "coordconv-a"): {"train_accuracy": 99.0, "test_accuracy": 100.0},
+        ("e", "coordconv-b"): {"train_accuracy": 100.0, "test_accuracy": 60.0},
+    }
+    methods = ["coordconv-a", "coordconv-b"]
+    assert chosen_on_train("e", methods, "test_accuracy", "percent").function(runs) == 60.0
+    assert best("e", methods, "test_accuracy", "percent").function(runs) == 100.0
