@@ -102,10 +102,11 @@ class _Locator:
         self.missing: dict[DataSource, str] = {}
 
     def __call__(self, source: DataSource) -> Data:
-        from common.data import folders, locate
+        from common.data import corpora, folders, locate
 
-        if source.name in folders.SETS and source not in self.found:
-            self.found[source] = Data(source.name, *folders.locate(source.name, self.data_dir))
+        for kind in (folders, corpora):
+            if source.name in kind.SETS and source not in self.found:
+                self.found[source] = Data(source.name, *kind.locate(source.name, self.data_dir))
         if source not in self.found:
             location = locate(source.name, self.data_dir, source.split)
             self.found[source] = Data(source.name, location.label, location.fingerprint)

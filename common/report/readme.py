@@ -16,8 +16,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from common.data import corpora, folders
 from common.data.catalog import licence_table
-from common.data.folders import licence_rows
 from common.errors import UserError
 from common.files import read_json, write_bytes, write_json, write_text
 from common.report import plots, tables, text
@@ -95,7 +95,7 @@ def render(name: str, folder: Path) -> str:
     if kind == "papers" and not words:
         return papers(folder)
     if kind == "data" and not words:
-        return licence_table() + licence_rows()
+        return licence_table() + folders.licence_rows() + corpora.licence_rows()
     count = 0 if kind == "bench" else 1
     if kind not in ("results", "output", "bench", "plots") or len(words) not in (count, count + 1):
         raise UserError(
