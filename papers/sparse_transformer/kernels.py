@@ -197,5 +197,7 @@ def kernel_for(q: Tensor, v: Tensor, dropout: float) -> Kernel:
     if q.device.type == "cpu":
         return CPU_FLASH
     size = max(q.shape[-1], v.shape[-1])
-    half = q.dtype in (torch.float16, torch.bfloat16)
-    return CUDA_FLASH if q.device.type == "cuda" and half and size <= 256 and size % 8 == 0 else MATMUL
+    fits = q.dtype in (torch.float16, torch.bfloat16) and size <= 256 and size % 8 == 0
+    # FlashAttention needs Ampere or newer.
+    fits = fits and q.device.type == "cuda" and torch.cuda.get_device_capability(q.device) >= (8, 0)
+    return CUDA_FLASH if fits else MATMUL

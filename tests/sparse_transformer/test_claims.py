@@ -59,6 +59,11 @@ def test_windows_of_every_minimum_context_cover_the_same_tokens(preset):
             assert (config["tokens"] - context) % (context - config["min_context"]) == 0, (experiment.name, method)
 
 
+def test_every_number_has_a_unit():
+    assert all(rule.quantity.unit for claim in PAPER.claims for rule in claim.rules.values())
+    assert all(metric.unit for metric in PAPER.metrics.values())
+
+
 def test_every_row_of_the_spec_has_its_entry_and_ids_are_unique():
     ids = [claim.id for claim in CLAIMS]
     assert len(set(ids)) == len(ids)
