@@ -223,7 +223,8 @@ def cost() -> list[Claim]:
                 "quick": replace(
                     at_most(
                         worst(
-                            *(level("speed", p, "largest_difference", "difference") for p in ("strided", "fixed")), better="lower"
+                            *(level("speed", p, "largest_difference", "difference") for p in ("strided", "fixed")),
+                            better="lower",
                         ),
                         5e-6,
                         "standard normal inputs, float32",

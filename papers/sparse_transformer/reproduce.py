@@ -75,7 +75,11 @@ def metrics() -> dict[str, Metric]:
         ),
         "causal_slope": _timing("exponent", "lower", "the same of dense causal attention"),
         "largest_difference": Metric(
-            "difference", "lower", "none", "once", "of output and gradients from the masked path's, standard normal inputs"
+            "difference",
+            "lower",
+            "none",
+            "once",
+            "of output and gradients from the masked path's, standard normal inputs",
         ),
         "step_seconds": Metric("s", "lower", "none", "once", "seconds of one forward and backward pass"),
         "peak_gb": Metric("GB", "lower", "none", "once", "peak memory of the process (on a GPU, of its tensors)"),
