@@ -236,8 +236,12 @@ QUICK = (
 
 # ---------------------------------------------------------------- cpu
 
+SHORT: Settings = {"beta2": 0.95, "warmup": 100}
+"""Without 5,000 steps of warm-up, second moments of 0.999 lag behind gradients that grow from nothing (the output layer
+begins as zeros). Tried with seed 0 on chorales and text: 2.92 and 1.86 bits after 300 steps with 0.999 and 0.95."""
 TEXT_512: Settings = {
     **TEXT,
+    **SHORT,
     "context": 512,
     "stride": 32,
     "batch_size": 8,
@@ -250,6 +254,7 @@ TEXT_512: Settings = {
 }
 MIDDLE: Settings = {
     **SMALL,
+    **SHORT,
     "width": 128,
     "heads": 4,
     "batch_size": 4,
@@ -286,6 +291,7 @@ CIFAR10: Settings = {
 }
 CHORALES: Settings = {
     **TEXT,
+    **SHORT,
     "data": "chorales",
     "context": 512,
     "stride": 32,
