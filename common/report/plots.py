@@ -126,9 +126,9 @@ def forest(results: Mapping[str, Any]) -> "Figure | None":
     if not claims:
         return None
     with _settings("forest"):
-        figure = new_figure(10.5, 0.95 + 0.47 * len(claims))
+        figure = new_figure(12, 0.95 + 0.47 * len(claims))
         top, bottom = 1 - 0.62 / figure.get_figheight(), 0.3 / figure.get_figheight()
-        axes = figure.add_axes((0.40, bottom, 0.32, top - bottom))
+        axes = figure.add_axes((0.41, bottom, 0.28, top - bottom))
         axes.set(xlim=(-1, 1), ylim=(len(claims) - 0.5, -0.5), xticks=[], yticks=[])
         for spine in axes.spines.values():
             spine.set_visible(False)
@@ -202,13 +202,13 @@ def _forest_words(axes: "Axes", row: int, claim: Mapping[str, Any], color: str) 
     label = textwrap.wrap(" ".join((claim["quantity"] or claim["statement"]).split()), 48)
     if len(label) > 2:
         label = [label[0], text.shorten(" ".join(label[1:]), 48)]
-    write(0.01, row, text.shorten(claim["id"], 9), weight="bold", fontsize=8.5)
-    write(0.085, row, "\n".join(label))
-    write(0.735, row - 0.17, claim["verdict"], weight="bold", fontsize=8, color=color)
-    write(0.825, row - 0.17, tables.ours_text(dict(claim)))
+    write(0.01, row, text.shorten(claim["id"], 16), weight="bold", fontsize=8.5)
+    write(0.125, row, "\n".join(label))
+    write(0.70, row - 0.17, claim["verdict"], weight="bold", fontsize=8, color=color)
+    write(0.78, row - 0.17, tables.ours_text(dict(claim)))
     small = [f"gate {tables.gate_text(dict(claim))}"]
     small += [f"paper {tables.paper_number(dict(claim))}"] if claim["paper_value"] is not None else []
-    write(0.735, row + 0.2, "; ".join(small), color=MUTED)
+    write(0.70, row + 0.2, "; ".join(small), color=MUTED)
 
 
 def _forest_legend(figure: "Figure") -> None:
@@ -239,7 +239,8 @@ def learning_curves(
     name: str,
     size: tuple[float, float] = (7.0, 3.6),
 ) -> "Figure | None":
-    """One line per method over the steps, labelled at its end; None where no run left such a curve.
+    """One line per method over the steps, labelled at its end; None where no run left such a curve, or all of them a
+    single point: what is measured only at the end stands in the tables.
 
     With more than 18 methods (a sweep) all are drawn thinly and the best 8 are labelled.
     """
@@ -252,7 +253,7 @@ def learning_curves(
         seeds = {seed: curve for seed, curve in curves.get(method, {}).items() if (method, seed) in known}
         if seeds:
             lines[method] = average(seeds, [seed for seed in seeds if (method, seed) in unfinished])
-    if not lines:
+    if all(len(line.steps) == 1 for line in lines.values()):
         return None
     about = results["metrics"].get(name, {})
     better = about.get("better", "")
