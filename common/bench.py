@@ -7,8 +7,6 @@ number of threads gets a process of its own, forked from a server that has execu
 
 import multiprocessing
 import os
-import statistics
-import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -27,6 +25,7 @@ from common.paper import Paper
 from common.reproduce import Options, merge_bench, read_bench
 from common.runs import Execution, resolve
 from common.schemas import dump_json, validate
+from common.timing import interleaved
 
 Row = dict[str, Any]
 UNITS = {"s": 1.0, "ms": 1e3, "us": 1e6}
@@ -40,30 +39,6 @@ class Setting:
     execution: Execution
     label: str
     small: bool = False
-
-
-def _synchronize(device: str) -> None:
-    if device != "cpu":
-        import torch
-
-        torch.cuda.synchronize() if device == "cuda" else torch.mps.synchronize()
-
-
-def seconds(function: Callable[[], object], device: str = "cpu") -> float:
-    """Time of one call, until the device has done its work."""
-    _synchronize(device)
-    start = time.perf_counter()
-    function()
-    _synchronize(device)
-    return time.perf_counter() - start
-
-
-def interleaved(
-    functions: Sequence[Callable[[], object]], repeats: int, warm_up: int = 1, device: str = "cpu"
-) -> list[float]:
-    """Median seconds of each function, called in turns a, b, a, b, ...; the first `warm_up` rounds do not count."""
-    rounds = [[seconds(function, device) for function in functions] for _ in range(warm_up + repeats)]
-    return [statistics.median(times) for times in zip(*rounds[warm_up:], strict=True)]
 
 
 def _rounded(value: float) -> float:

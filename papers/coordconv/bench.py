@@ -15,9 +15,10 @@ from typing import Any
 
 import torch
 
-from common.bench import Row, Setting, compare, interleaved, row
+from common.bench import Row, Setting, compare, row
 from common.engines import PRELOAD, cores, keep_memory, set_threads
 from common.runs import Execution
+from common.timing import interleaved
 from papers.coordconv.config import Config
 from papers.coordconv.module import Supervised, make_module
 

@@ -18,9 +18,10 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from common.bench import Row, Setting, compare, row, seconds
+from common.bench import Row, Setting, compare, row
 from common.random import Stream, seeded
 from common.runs import Execution
+from common.timing import seconds
 from common.trainer import Schedule, StepRanges, autocast, build_trainer, quiet
 from papers.mixmatch.config import Config
 from papers.mixmatch.data import Split, load_split, textures

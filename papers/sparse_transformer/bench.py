@@ -11,8 +11,9 @@ from collections.abc import Iterator
 
 import torch
 
-from common.bench import Row, Setting, compare, interleaved, row, seconds
+from common.bench import Row, Setting, compare, row
 from common.random import Stream, seeded
+from common.timing import interleaved, seconds
 from papers.sparse_transformer.config import Config
 from papers.sparse_transformer.data import load_corpus
 from papers.sparse_transformer.measure import (

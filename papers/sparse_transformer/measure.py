@@ -22,10 +22,10 @@ from torch.nn.functional import scaled_dot_product_attention
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from common.bench import seconds
 from common.files import read_json
 from common.random import Stream, seeded
 from common.runs import Folder, Stopped
+from common.timing import seconds
 from common.trainer import autocast
 from papers.sparse_transformer.blocks import sparse_attention
 from papers.sparse_transformer.measure_config import Context, Iteration, Length, Memory, Speed

@@ -9,11 +9,12 @@ import pytest
 from rich.console import Console
 
 from common import bench
-from common.bench import Setting, compare, interleaved, measure, row, run_bench, settings
+from common.bench import Setting, compare, measure, row, run_bench, settings
 from common.errors import UserError
 from common.reproduce import Options
 from common.runs import Execution
 from common.schemas import validate
+from common.timing import interleaved
 
 NOTHING = {"cuda": 0, "mps": False, "amx_bf16": False}
 PLACE = Setting(Execution(), "cpu (test)")

@@ -58,7 +58,8 @@ def test_the_peak_of_memory_is_noticed_after_it_has_passed():
 def test_length_counts_what_comes_with_the_pass(layers):
     config = {"context": 1 << 14, "stride": 128, "width": 16, "layers": layers, "seed": 1000}
     found = measure.length(config, place(), {})
-    assert 0 < found["working_gb"] < 0.4 and found["working_gb"] < found["peak_gb"]
+    # 0 where the pass fits into memory that the process had before.
+    assert 0 <= found["working_gb"] < 0.4 and found["working_gb"] < found["peak_gb"]
     assert found["step_seconds"] > 0
 
 
