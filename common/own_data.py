@@ -4,16 +4,19 @@ import signal
 import threading
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from types import FrameType
 from typing import Any
 
 from rich.console import Console
 
-from common.engines import Event, keep_memory
+from common.engines import Event, cores, keep_memory, probe_devices
+from common.errors import UserError
 from common.files import read_json
+from common.paper import Preset
 from common.progress import Display
-from common.reproduce import Options
-from common.runs import Folder, RunSpec, execute
+from common.reproduce import Options, choose_execution
+from common.runs import Execution, Folder, RunSpec, execute, is_settled
 
 PLAIN: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}
 
@@ -27,6 +30,19 @@ def options_of(parsed: Any) -> Options:
         deterministic=parsed.deterministic,
         time_limit=parsed.time_limit,
     )
+
+
+def execution_of(parsed: Any) -> Execution:
+    """Where a training runs, from the command's arguments: all cores of this machine where --threads is not given.
+
+    Imports torch and sets this process's threads.
+    """
+    execution = choose_execution(Preset("own-data", (), "", "", bf16=True), options_of(parsed), probe_devices())
+    execution = replace(execution, threads=parsed.threads or cores())
+    import torch
+
+    torch.set_num_threads(execution.threads)
+    return execution
 
 
 def differences(spec: RunSpec) -> str:
@@ -99,3 +115,21 @@ def train(spec: RunSpec, time_limit: float | None, console: Console) -> tuple[di
     if record["status"] == "failed" and stops[0].folder.error is not None:
         raise stops[0].folder.error
     return record, stops[0].reason
+
+
+def finish(spec: RunSpec, time_limit: float | None, console: Console, advice: str) -> dict[str, Any] | int:
+    """Train, and return what `model.json` then says; of a training that was stopped, the command's exit status.
+
+    advice: what to change when the training diverges, which is a UserError.
+    """
+    settled = is_settled(spec)
+    record, stopped = train(spec, time_limit, console)
+    if record["status"] == "diverged":
+        raise UserError(f"training failed, {record['error']}: {advice}")
+    if record["status"] == "stopped":
+        console.print(f"stopped ({stopped or 'on request'}): the same command resumes", **PLAIN)
+        return 130 if stopped == "interrupted" else 1
+    if settled:
+        console.print("finished already, with the same data, settings and code", **PLAIN)
+    found: dict[str, Any] = read_json(spec.folder / "model.json")
+    return found

@@ -2,7 +2,7 @@
 
 import multiprocessing
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing import forkserver
 from pathlib import Path
 from types import SimpleNamespace
@@ -72,6 +72,20 @@ def papers(toy_repository: Path, capsys: pytest.CaptureFixture[str], fork_server
         return Answer(int(ended.value.code or 0), printed.out, printed.err)
 
     return run
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Run a paper's command as the shell would: (exit status, stdout, stderr)."""
+    from common.errors import main
+
+    def call(command: Callable[[Sequence[str]], int], *arguments: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as end:
+            main(lambda: command([str(argument) for argument in arguments]), debug=False)
+        out, err = capsys.readouterr()
+        return int(end.value.code or 0), out, err
+
+    return call
 
 
 @pytest.fixture

@@ -8,20 +8,16 @@ repeats nothing that is finished; other data, settings or code move the old outp
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from common.command import parse
-from common.engines import cores, probe_devices
 from common.errors import UserError, main
-from common.files import read_json
-from common.own_data import PLAIN, options_of, train
-from common.paper import Preset
-from common.reproduce import choose_execution
-from common.runs import Data, Execution, RunSpec, is_settled
+from common.own_data import PLAIN, execution_of, finish, options_of
+from common.runs import Data, Execution, RunSpec
 from papers.coordconv.own_data import CHOICES, Config, Parts, fingerprint, split
 
 # What follows from the backbone, size and steps where it is not given: see `settings_of`.
@@ -197,28 +193,16 @@ def command(arguments: Sequence[str] | None = None) -> int:
     parsed, console = parse(build_parser(), arguments), Console()
     settings = _check(parsed)
     parts = split(Path(parsed.images), settings, parsed.seed)
-    execution = choose_execution(Preset("own-data", (), "", "", bf16=True), options_of(parsed), probe_devices())
-    execution = replace(execution, threads=parsed.threads or cores())
-    import torch
-
-    torch.set_num_threads(execution.threads)
+    execution = execution_of(parsed)
     if settings.backbone != "small":
         from papers.coordconv.keypoints import resnet_config
 
         resnet_config(settings)
     spec = make_spec(parsed, parts, execution)
-    settled = is_settled(spec)
-    record, stopped = train(spec, parsed.time_limit, console)
-    if record["status"] == "diverged":
-        raise UserError(
-            f"training failed, {record['error']}: lower --learning_rate (it was {settings.learning_rate:g})"
-        )
-    if record["status"] == "stopped":
-        console.print(f"stopped ({stopped or 'on request'}): the same command resumes", **PLAIN)
-        return 130 if stopped == "interrupted" else 1
-    info = read_json(spec.folder / "model.json")
-    if settled:
-        console.print("finished already, with the same data, settings and code", **PLAIN)
+    advice = f"lower --learning_rate (it was {settings.learning_rate:g})"
+    info = finish(spec, parsed.time_limit, console, advice)
+    if isinstance(info, int):
+        return info
     out = Path(parsed.out)
     kept = "best on validation, of" if "validation" in info["errors"] else "the last, of"
     console.print(

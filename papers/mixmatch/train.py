@@ -5,20 +5,16 @@ finished; other data, settings or code move the old output folder aside and star
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from common.command import parse
-from common.engines import cores, probe_devices
 from common.errors import UserError, main
-from common.files import read_json
-from common.own_data import PLAIN, options_of, train
-from common.paper import Preset
-from common.reproduce import choose_execution
-from common.runs import Data, Execution, RunSpec, is_settled
+from common.own_data import PLAIN, execution_of, finish, options_of
+from common.runs import Data, Execution, RunSpec
 from papers.mixmatch.config import CHOICES, Config
 from papers.mixmatch.own_data import fingerprint, scan
 from papers.mixmatch.reproduce import baselines
@@ -208,25 +204,15 @@ def command(arguments: Sequence[str] | None = None) -> int:
     settings = _check(parsed)
     # Looked at before torch is imported, so that a wrong folder is answered at once.
     scan(Path(parsed.data), settings.views_needed > 0)
-    execution = choose_execution(Preset("own-data", (), "", "", bf16=True), options_of(parsed), probe_devices())
-    execution = replace(execution, threads=parsed.threads or cores())
-    import torch
-
-    torch.set_num_threads(execution.threads)
+    execution = execution_of(parsed)
     spec = make_spec(parsed, execution)
-    settled = is_settled(spec)
-    record, stopped = train(spec, parsed.time_limit, console)
-    if record["status"] == "diverged":
-        raise UserError(
-            f"training failed, {record['error']}: lower --learning_rate (it was {settings.learning_rate:g}) or "
-            f"--unlabeled_weight ({settings.unlabeled_weight:g})"
-        )
-    if record["status"] == "stopped":
-        console.print(f"stopped ({stopped or 'on request'}): the same command resumes", **PLAIN)
-        return 130 if stopped == "interrupted" else 1
-    info = read_json(spec.folder / "model.json")
-    if settled:
-        console.print("finished already, with the same data, settings and code", **PLAIN)
+    advice = (
+        f"lower --learning_rate (it was {settings.learning_rate:g}) or --unlabeled_weight "
+        f"({settings.unlabeled_weight:g})"
+    )
+    info = finish(spec, parsed.time_limit, console, advice)
+    if isinstance(info, int):
+        return info
     out = Path(parsed.out)
     console.print(f"model: {out / 'weights.safetensors'} (averaged weights), {out / 'model.json'}", **PLAIN)
     if error := info["test_error"]:

@@ -7,20 +7,16 @@ output folder aside and start anew.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from common.command import parse
-from common.engines import cores, probe_devices
 from common.errors import UserError, main
-from common.files import read_json
-from common.own_data import PLAIN, options_of, train
-from common.paper import Preset
-from common.reproduce import choose_execution
-from common.runs import Data, Execution, RunSpec, is_settled
+from common.own_data import PLAIN, execution_of, finish, options_of
+from common.runs import Data, Execution, RunSpec
 from papers.sparse_transformer.config import CHOICES, Config
 from papers.sparse_transformer.own_data import CONTEXT, DEFAULTS, KINDS, RATE, UNITS, fingerprint, read, settings_of
 
@@ -193,24 +189,13 @@ def command(arguments: Sequence[str] | None = None) -> int:
     """The whole command; the exit status. UserError for everything the user can mend."""
     parsed, console = parse(build_parser(), arguments), Console()
     _check(parsed)
-    execution = choose_execution(Preset("own-data", (), "", "", bf16=True), options_of(parsed), probe_devices())
-    execution = replace(execution, threads=parsed.threads or cores())
-    import torch
-
-    torch.set_num_threads(execution.threads)
+    execution = execution_of(parsed)
     corpus = read(Path(parsed.data).resolve(), parsed.kind, parsed.rate, parsed.context or CONTEXT)
     spec = make_spec(parsed, corpus, execution)
-    settled = is_settled(spec)
-    record, stopped = train(spec, parsed.time_limit, console)
-    if record["status"] == "diverged":
-        rate = spec.config["learning_rate"]
-        raise UserError(f"training failed, {record['error']}: lower --learning_rate (it was {rate:g})")
-    if record["status"] == "stopped":
-        console.print(f"stopped ({stopped or 'on request'}): the same command resumes", **PLAIN)
-        return 130 if stopped == "interrupted" else 1
-    info = read_json(spec.folder / "model.json")
-    if settled:
-        console.print("finished already, with the same data, settings and code", **PLAIN)
+    advice = f"lower --learning_rate (it was {spec.config['learning_rate']:g})"
+    info = finish(spec, parsed.time_limit, console, advice)
+    if isinstance(info, int):
+        return info
     out = Path(parsed.out)
     averaged = " (averaged weights)" if info["config"]["ema_decay"] else ""
     console.print(f"model: {out / 'weights.safetensors'}{averaged}, {out / 'model.json'}", **PLAIN)

@@ -17,7 +17,7 @@ from PIL import Image
 
 from common.curves import read_rows
 from common.data.images import open_image
-from common.errors import UserError, main
+from common.errors import UserError
 from papers.coordconv import keypoints, predict, train
 from papers.coordconv.method import CoordConv2d
 from papers.coordconv.own_data import (
@@ -91,19 +91,6 @@ def data(original: Path, tmp_path: Path) -> Path:
 
 
 Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run a command as the shell would: (exit status, stdout, stderr)."""
-
-    def call(command: Callable[[Sequence[str]], int], *arguments: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as end:
-            main(lambda: command([str(argument) for argument in arguments]), debug=False)
-        out, err = capsys.readouterr()
-        return int(end.value.code or 0), out, err
-
-    return call
 
 
 def arguments_of(data: Path, out: Path) -> list[object]:

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from PIL import Image
 
 from common.curves import read_rows
 from common.data.images import image_files
-from common.errors import UserError, main
+from common.errors import UserError
 from common.files import lock
 from papers.mixmatch import module, predict, train
 from papers.mixmatch.own_data import fingerprint, read_image, read_images, scan
@@ -76,19 +76,6 @@ def data(original: Path, tmp_path: Path) -> Path:
 
 
 Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run a command as the shell would: (exit status, stdout, stderr)."""
-
-    def call(command: Callable[[Sequence[str]], int], *arguments: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as end:
-            main(lambda: command([str(argument) for argument in arguments]), debug=False)
-        out, err = capsys.readouterr()
-        return int(end.value.code or 0), out, err
-
-    return call
 
 
 def train_on(run: Run, data: Path, out: Path, *more: object) -> tuple[int, str, str]:

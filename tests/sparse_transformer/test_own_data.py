@@ -3,7 +3,7 @@
 import json
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from common.curves import read_rows
-from common.errors import UserError, main
+from common.errors import UserError
 from papers.sparse_transformer import own_data, sample, train
 from papers.sparse_transformer.module import LanguageModel
 from papers.sparse_transformer.music import read_wav, write_wav
@@ -36,19 +36,6 @@ device: cpu
 DIGITS = "0123456789"
 random = np.random.default_rng(0)
 Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run a command as the shell would: (exit status, stdout, stderr)."""
-
-    def call(command: Callable[[Sequence[str]], int], *arguments: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as end:
-            main(lambda: command([str(argument) for argument in arguments]), debug=False)
-        out, err = capsys.readouterr()
-        return int(end.value.code or 0), out, err
-
-    return call
 
 
 @pytest.fixture(scope="module")
