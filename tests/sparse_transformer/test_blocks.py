@@ -204,3 +204,15 @@ def test_the_order_of_rotated_heads_is_kept() -> None:
         mask = pattern.mask(50, 8)[head]
         alone = torch.nn.functional.scaled_dot_product_attention(*(x[:, head] for x in tensors[:3]), attn_mask=mask)
         torch.testing.assert_close(together[:, head], alone)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_gpu_kernel_is_called_with_arguments_and_gives_shapes_that_fit(kind: str) -> None:
+    """As far as that can be seen without a GPU: PyTorch's own shape functions of FlashAttention, on tensors of no data."""
+    x = torch.empty(2, 96, 64, device="meta", dtype=torch.bfloat16)
+    for tile in tiles_of(Pattern(kind, 16, 4), 96, banded=True):
+        parts = tile.queries.take(x), tile.keys.take(x), tile.keys.take(x)
+        output, lse = kernels.CUDA_FLASH.forward(*parts, tile, kernels.Settings(0.125))
+        assert output.shape == parts[0].shape and lse.shape == parts[0].shape[:3] and lse.dtype == torch.float32
+        gradients = kernels.CUDA_FLASH.backward(output, *parts, output, lse, tile, kernels.Settings(0.125))
+        assert [g.shape for g in gradients] == [part.shape for part in parts]
