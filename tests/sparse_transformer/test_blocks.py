@@ -208,7 +208,7 @@ def test_the_order_of_rotated_heads_is_kept() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_gpu_kernel_is_called_with_arguments_and_gives_shapes_that_fit(kind: str) -> None:
-    """As far as that can be seen without a GPU: PyTorch's own shape functions of FlashAttention, on tensors of no data."""
+    """As far as a CPU can tell: PyTorch's own shape functions of FlashAttention, on tensors without data."""
     x = torch.empty(2, 96, 64, device="meta", dtype=torch.bfloat16)
     for tile in tiles_of(Pattern(kind, 16, 4), 96, banded=True):
         parts = tile.queries.take(x), tile.keys.take(x), tile.keys.take(x)
