@@ -21,7 +21,7 @@ PRESETS = (
     Preset(
         "cpu",
         experiments.CPU,
-        cost="about an hour on 2 cores; IMDb, CIFAR-10 and JSB chorales in DATA_DIR",
+        cost="about 2 hours on 2 cores; IMDb, CIFAR-10 and JSB chorales in DATA_DIR",
         description="longer text, real data at small scale, ablations, 2^20 tokens",
     ),
     Preset(
