@@ -45,7 +45,8 @@ LONG = Config(
 """The network that is to take a million tokens on a CPU."""
 TRAINED = Config(
     data="python", context=1024, pattern="strided", stride=32, layers=4, width=128, heads=4, feedforward=4,
-    query_width=1.0, positions="attention", dropout=0.0, recompute=False, batch_size=2, steps=1000,
+    query_width=1.0, positions="attention", dropout=0.0, recompute=False, batch_size=2, steps=1000, warmup=1,
+    learning_rate=0.01,
 )  # fmt: skip
 
 
