@@ -258,7 +258,6 @@ MIDDLE: Settings = {
     "width": 128,
     "heads": 4,
     "batch_size": 4,
-    "learning_rate": 1e-3,
     "steps": 300,
     "evaluate_every": 150,
     "evaluation_batch_size": 4,

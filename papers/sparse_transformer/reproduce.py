@@ -15,7 +15,7 @@ PRESETS = (
     Preset(
         "quick",
         experiments.QUICK,
-        cost="12 min on 2 cores",
+        cost="13 min on 2 cores",
         description="speed and memory of attention; generated images and source text; no download",
     ),
     Preset(

@@ -105,11 +105,10 @@ def _known(tokens: np.ndarray, info: ModelInfo) -> np.ndarray:
 
 def pictures(tokens: np.ndarray, info: ModelInfo) -> np.ndarray:
     """Images uint8 [N, H, W, C] of tokens [N, H W C]."""
+    from papers.sparse_transformer.data import to_images
+
     assert info.grid is not None
-    levels = tokens.astype(np.int64)
-    if info.vocabulary < 256:
-        levels = levels * 255 // (info.vocabulary - 1)
-    return levels.astype(np.uint8).reshape(-1, *info.grid)
+    return to_images(tokens, info.grid, info.vocabulary).reshape(-1, *info.grid)
 
 
 def sheet(images: np.ndarray) -> np.ndarray:

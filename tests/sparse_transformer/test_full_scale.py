@@ -14,9 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.paper import DataSource, expand
-from common.reproduce import _Locator
-from common.runs import Execution, execute
+from common.paper import expand
+from common.runs import Data, Execution, execute
 from papers.sparse_transformer import readers
 from papers.sparse_transformer.music import write_wav
 from papers.sparse_transformer.reproduce import PAPER
@@ -85,8 +84,17 @@ def test_full_scale_trainings_run_on_miniatures(case, tmp_path, monkeypatch):
     data.mkdir()
     write(data)
     preset = PAPER.preset(name)
-    locate: Callable[[DataSource], Any] = _Locator(data)
-    (spec,) = expand(PAPER, preset, tmp_path / "runs", Execution(), locate, [1000], [method], [experiment], data)
+    (spec,) = expand(
+        PAPER,
+        preset,
+        tmp_path / "runs",
+        Execution(),
+        lambda source: Data(source.name, source.name, ""),
+        [1000],
+        [method],
+        [experiment],
+        data,
+    )
     record = execute(dataclasses.replace(spec, config={**spec.config, **TINY, **changes}))
     assert record["status"] == "finished", record["error"]
     # The output layer begins as zeros, and one small step changes little.
