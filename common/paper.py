@@ -16,7 +16,8 @@ from common.runs import FIRST_CONFIRMING_SEED, Data, Execution, RunSpec, Stackab
 
 @dataclass(frozen=True)
 class Metric:
-    """What a number in the results is. weights: "raw" or "EMA". examples: how many the number was measured on."""
+    """What a number in the results is. weights: "raw" or "EMA". examples: how many the number was measured on. shown:
+    whether tables and curves of a report have it; the results always do."""
 
     unit: str
     better: str
@@ -25,6 +26,11 @@ class Metric:
     description: str
     weights: str = "raw"
     examples: int | None = None
+    shown: bool = True
+
+    def as_row(self) -> dict[str, Any]:
+        """As the results file has it; `shown` only where it is false."""
+        return {name: value for name, value in vars(self).items() if name != "shown" or not value}
 
     def __post_init__(self) -> None:
         if self.evaluation.startswith("best on ") and self.evaluation.removeprefix("best on ").strip() == self.split:

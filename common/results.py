@@ -72,7 +72,7 @@ def assemble(paper: Paper, preset: Preset, rows: list[dict[str, Any]], source: M
         "preset": preset.name,
         "provenance": dict(source),
         "data": {experiment.name: experiment.described for experiment in preset.experiments},
-        "metrics": {name: vars(metric) for name, metric in paper.metrics.items() if name in used},
+        "metrics": {name: metric.as_row() for name, metric in paper.metrics.items() if name in used},
         "runs": rows,
         "claims": claims.judge_all(paper.claims, preset.name, rows),
     }

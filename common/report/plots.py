@@ -226,10 +226,10 @@ def _forest_legend(figure: "Figure") -> None:
 
 
 def curve_names(grouped: Grouped, results: Mapping[str, Any], experiment: str) -> tuple[list[str], list[str]]:
-    """Curve names of an experiment: those that are metrics of the results, and the others (losses, rates)."""
+    """Curve names of an experiment: those that are metrics of the results and shown, and the others (losses, rates)."""
     names = [name for (where, name) in grouped if where == experiment]
-    known = [name for name in results["metrics"] if name in names]
-    return known, sorted(set(names) - set(known))
+    known = [name for name, about in results["metrics"].items() if name in names and about.get("shown", True)]
+    return known, sorted(set(names) - set(results["metrics"]))
 
 
 def learning_curves(
@@ -239,8 +239,8 @@ def learning_curves(
     name: str,
     size: tuple[float, float] = (7.0, 3.6),
 ) -> "Figure | None":
-    """One line per method over the steps, labelled at its end; None where no run left such a curve, or all of them a
-    single point: what is measured only at the end stands in the tables.
+    """One line per method over the steps, labelled at its end; None where no run left such a curve, or none of them
+    ever moves: what is measured only at the end, or is the same for all, stands in the tables.
 
     With more than 18 methods (a sweep) all are drawn thinly and the best 8 are labelled.
     """
@@ -253,7 +253,8 @@ def learning_curves(
         seeds = {seed: curve for seed, curve in curves.get(method, {}).items() if (method, seed) in known}
         if seeds:
             lines[method] = average(seeds, [seed for seed in seeds if (method, seed) in unfinished])
-    if all(len(line.steps) == 1 for line in lines.values()):
+    values = {value for line in lines.values() for value in (*line.low, *line.high)}
+    if len(values) <= 1 or all(len(line.steps) == 1 for line in lines.values()):
         return None
     about = results["metrics"].get(name, {})
     better = about.get("better", "")

@@ -220,8 +220,8 @@ def experiment_table(results: Row, experiment: str) -> Table:
     """Methods x metrics of the finished runs: mean ± half of the 95 % t interval over seeds, counts, cost."""
     every = [run for run in results["runs"] if run["experiment"] == experiment]
     present = {name for run in every for name in run["metrics"]}
-    names = [name for name in results["metrics"] if name in present]
-    names += sorted(present - set(names))
+    names = [name for name, about in results["metrics"].items() if name in present and about.get("shown", True)]
+    names += sorted(present - set(results["metrics"]))
     rows = []
     for method in methods(results, experiment):
         runs = [run for run in every if run["method"] == method]

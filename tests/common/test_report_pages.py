@@ -372,3 +372,16 @@ def test_metrics_that_are_summaries_or_censored(results):
     before = copy.deepcopy(results)
     tables.experiment_table(results, "digits")
     assert results == before
+
+
+def test_what_never_moves_and_what_is_not_shown_has_no_curve_and_no_column(results):
+    steps = {0: 1.0, 10: 1.0}
+    results["runs"] = [run(method, seed, 20) for method in ("mixmatch", "supervised") for seed in (1000, 1001)]
+    flat = {("digits", "test_error"): {method: {1000: steps, 1001: steps} for method in ("mixmatch", "supervised")}}
+    assert plots.learning_curves(results, flat, "digits", "test_error") is None
+    flat["digits", "test_error"]["supervised"] = {1000: {0: 1.0, 10: 2.0}}
+    assert plots.learning_curves(results, flat, "digits", "test_error") is not None
+    assert "test_error" in tables.experiment_table(results, "digits").header[1]
+    results["metrics"]["test_error"]["shown"] = False
+    assert plots.curve_names(flat, results, "digits") == ([], [])
+    assert "test_error" not in " ".join(tables.experiment_table(results, "digits").header)
