@@ -28,7 +28,7 @@ class ReplayBuffer(nn.Module):
     rows: Tensor
 
     def __init__(self, members: int, capacity: int, observation_size: int, action_size: int):
-        """Raises ValueError where a skill's number would not be exact in float32."""
+        """All rows are zeros, float32 [S, capacity, 2 Do + Da + 3]: a skill's number is exact up to 2^24."""
         super().__init__()
         self.members, self.capacity = members, capacity
         self.sizes = (observation_size, action_size, 1, 1, 1, observation_size)

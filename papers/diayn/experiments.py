@@ -193,7 +193,7 @@ ABLATIONS: dict[str, Settings] = {
 TASK: Settings = {
     "reward": "task",
     "skills": 1,
-    # The reward of a step in the box is at most 0.5: an entropy weight of 0.1 would outweigh it near the goal.
+    # Of 0.001, 0.01 and 0.1 the best for the 25 goals, of 0.003 to 0.1 for the waypoints (seeds 0 and 1).
     "alpha": 0.01,
     "learning_starts": 256,
 }

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -27,7 +27,7 @@ MOST_FPS = 25
 KEY_FRAMES = 6
 MOST_LINES = 8
 """So many entries of the observation are drawn as lines; more are an image."""
-FIRST_SEED = 2**31
+SEED_BOUND = 2**31
 """Seeds of gymnasium lie below it."""
 
 
@@ -106,7 +106,7 @@ class Camera:
 
         noise = action_noise(agent, [seed], f"film/{skill}/action", 1, "cpu")
         low, high = self.env.action_space.low, self.env.action_space.high
-        observation, _ = self.env.reset(seed=Stream(seed, f"film/{skill}").derived_seed() % FIRST_SEED)
+        observation, _ = self.env.reset(seed=Stream(seed, f"film/{skill}").derived_seed() % SEED_BOUND)
         chosen, frames, step, ended = torch.tensor([[skill]]), [self._frame()], 0, False
         while not ended and len(frames) < MOST_FRAMES and (not steps or step < steps):
             seen = torch.from_numpy(np.asarray(observation, np.float32).reshape(1, 1, -1))
@@ -148,10 +148,14 @@ def open_camera(config: Config, fps: int | None = None) -> Iterator[Camera]:
                 reason += (
                     "; MuJoCo draws without a screen with MUJOCO_GL=egl or MUJOCO_GL=osmesa, where one is installed"
                 )
+            if env is not None:
+                with suppress(Exception):  # what did not start need not know how to stop
+                    env.close()
+                env = None
         try:
-            yield Camera(None if reason else env, reason, fps)
+            yield Camera(env, reason, fps)
         finally:
-            if env is not None and not reason:
+            if env is not None:
                 env.close()
 
 

@@ -179,7 +179,7 @@ PLANE_METHODS: Methods = {
     "k6-twin": {"variant": "twin"},
     "k50-twin": {"skills": 50, "variant": "twin"},
 }
-FLAT_GOAL: Settings = {**NAVIGATE, **TASK, "tasks": "goals", **every(400, 10)}
+FLAT_GOAL: Settings = {**NAVIGATE, **TASK, "tasks": "goals", **every(520, 10)}
 GOAL_METHODS: Methods = {
     "sac": FLAT_GOAL,
     "sac-rnd": {**FLAT_GOAL, **NOVELTY},
@@ -214,14 +214,14 @@ def hurdle(skilled: Need, skill_thousands: int, thousands: int, words: str, seed
     )
 
 
-XY: Settings = {"positions": True, "features": [0, 1]}
-"""D sees the place of the torso only."""
+XY: Settings = {"features": [0, 1]}
+"""D sees the place of the torso only; all that navigates observes it, with this prior and without."""
 NAVIGATION_NEEDS = {
     "hierarchy": Need("ant-navigation-skills", "k50"),
     "hierarchy-xy-prior": Need("ant-navigation-skills", "k50-xy-prior"),
 }
 NAVIGATION_METHODS: Methods = {
-    "hierarchy": controller(NAVIGATION, 100, 10_000),
+    "hierarchy": controller(NAVIGATION, 100, 10_000, positions=True),
     "hierarchy-xy-prior": controller(NAVIGATION, 100, 10_000, positions=True),
 }
 
@@ -271,7 +271,7 @@ PAPER = (
     skills(
         "ant-navigation-skills",
         {"k50": {}, "k50-xy-prior": XY},
-        {**full(NAVIGATION, LONG, 20), **V2018, "horizon": 1000},
+        {**full(NAVIGATION, LONG, 20), **V2018, "horizon": 1000, "positions": True},
         "ant with gears of 30, K = 50, 10M environment steps",
         SEEDS,
     ),
@@ -279,7 +279,7 @@ PAPER = (
         "ant-navigation",
         NAVIGATION_NEEDS,
         NAVIGATION_METHODS,
-        flat(NAVIGATION, 2 * LONG),
+        flat(NAVIGATION, 2 * LONG, positions=True),
         "ant navigation, 10M environment steps over skills of 10M",
         SEEDS,
     ),

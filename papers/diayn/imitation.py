@@ -65,7 +65,8 @@ def distances(expert: Tensor, lengths: Sequence[int], student: Tensor) -> Tensor
 
 def correlation(x: Tensor, y: Tensor) -> float:
     """Pearson's, of two vectors; 0 where one of them does not vary."""
-    x, y = x.double() - x.double().mean(), y.double() - y.double().mean()
+    x, y = x.cpu().double(), y.cpu().double()
+    x, y = x - x.mean(), y - y.mean()
     scale = float(x.norm() * y.norm())
     return float(x @ y) / scale if scale > 1e-12 else 0.0
 

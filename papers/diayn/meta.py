@@ -29,7 +29,7 @@ from papers.diayn.environments import make_environments
 from papers.diayn.evaluation import MOST_PROCESSES, action_noise, rollout
 from papers.diayn.meta_config import MetaConfig
 from papers.diayn.method import critic_target
-from papers.diayn.module import task_metrics
+from papers.diayn.module import check_precision, task_metrics
 from papers.diayn.networks import SETTINGS, WEIGHTS, Agent, StackedMLP, load_agent
 
 
@@ -247,7 +247,7 @@ class MetaController(pl.LightningModule):
         config, seeds, device = self.config, self.seeds, self.device
         at_once = config.evaluation_rollouts
         if not self.environments.device_side:
-            at_once = max(1, MOST_PROCESSES // len(seeds))
+            at_once = MOST_PROCESSES
         found: dict[str, list[Tensor]] = {"task_return": []}
         for number, part in enumerate(torch.arange(config.evaluation_rollouts).split(at_once)):
             stream, copies = f"evaluation/{int(self.step)}/{number}", len(part)
@@ -309,8 +309,9 @@ def run_stack(
 
     Raises:
         ValueError: the configurations differ in more than the seed, or a run that is needed holds several agents.
-        UserError: the skills do not fit the environment.
+        UserError: the skills do not fit the environment, or the precision is not float32.
     """
+    check_precision(place.execution)
     settings, seeds = MetaConfig.of(configs[0]), [int(config["seed"]) for config in configs]
     if any(MetaConfig.of(config) != settings for config in configs):
         raise ValueError("only runs that differ in their seeds alone can be stacked")

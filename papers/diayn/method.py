@@ -94,11 +94,18 @@ def mixture_log_prob(x: Tensor, logits: Tensor, mean: Tensor, log_std: Tensor) -
     return (components + logits).logsumexp(-1) - logits.logsumexp(-1)
 
 
+def choose(p: Tensor, uniform: Tensor) -> Tensor:
+    """The index, int64 [...], whose share of [0, 1) holds uniform [...]; p: [..., K], broadcast against it."""
+    before = torch.ones(p.shape[-1], p.shape[-1], dtype=p.dtype, device=p.device).tril()
+    # Sums of products and no cumsum, which has no deterministic form on a GPU.
+    shares = (p[..., None, :] * before).sum(-1)
+    # Rounding may leave the last share below 1.
+    return (uniform[..., None] >= shares).sum(-1).clamp(max=p.shape[-1] - 1)
+
+
 def mixture_sample(uniform: Tensor, normal: Tensor, logits: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
     """x [..., Da]: the component whose share of [0, 1) holds uniform [...], then its Gaussian with normal [..., Da]."""
-    shares = logits.softmax(-1).cumsum(-1)
-    # Rounding may leave the last share below 1.
-    chosen = (uniform[..., None] >= shares).sum(-1).clamp(max=logits.shape[-1] - 1)
+    chosen = choose(logits.softmax(-1), uniform)
     index = chosen[..., None, None].expand(*chosen.shape, 1, mean.shape[-1])
     picked_mean, picked_log_std = (each.gather(-2, index)[..., 0, :] for each in (mean, log_std))
     return picked_mean + picked_log_std.exp() * normal

@@ -30,9 +30,6 @@ from papers.diayn.networks import Agent, join_states, load_agent, save_agent, sp
 from papers.diayn.prior import SkillPrior, draw_skill
 from papers.diayn.scaling import RunningScale
 
-PRIOR_WINDOW = 1000
-"""Values of log q(z|s) that a skill's place in a learned p(z) is the mean of: the paper's path length (spec 3.5)."""
-
 
 def seeds_of(config: Config, seed: int) -> list[int]:
     """The seed of each member of a run: one, or one for each of the 25 goals."""
@@ -88,8 +85,9 @@ class Skills(pl.LightningModule):
             members, min(config.buffer_size, config.steps * config.copies), agent.observation_size, agent.action_size
         )
         learned = [run.prior == "learned" for run in configs for _ in range(members // self.runs)]
-        self.prior = SkillPrior(learned, config.skills, environments.horizon or PRIOR_WINDOW)
-        running = config.observation_scale == "running"
+        self.prior = SkillPrior(learned, config.skills, environments.horizon)
+        # What was pre-trained keeps the scale that it was trained with.
+        running = config.observation_scale == "running" and config.pretrained == "none"
         self.running = RunningScale(members, agent.observation_size) if running else None
         self.register_buffer("fixed", fixed, persistent=False)
         self.register_buffer("skill", self.first_skills() if fixed is None else fixed[:, None].repeat(1, config.copies))
@@ -245,9 +243,12 @@ def starting_point(
     if config.pretrained == "none":
         return learners, fixed
     trained, its, _ = load_agent(needs["skills"])
-    if (its.skills, its.width, its.variant) != (config.skills, config.width, config.variant):
-        shape = f"{its.skills} skills, width {its.width}, variant {its.variant}"
-        raise UserError(f"what is fine-tuned must have the networks of the skills: {shape}")
+    for name in ("skills", "width", "variant", "components", "observation_scale"):
+        if getattr(its, name) != getattr(config, name):
+            raise UserError(f"what is fine-tuned has {name} {getattr(config, name)}, its skills {getattr(its, name)}")
+    for name in ("observation_size", "action_size"):
+        if getattr(trained, name) != getattr(learners[0].agent, name):
+            raise UserError(f"the skills to fine-tune were learnt in another environment: its {name} differs")
     if config.tasks == "goals":
         fixed = measure.best_skills_for_goals(trained, its, seed, "cpu")
     else:
@@ -261,11 +262,18 @@ def starting_point(
     return learners, fixed
 
 
+def check_precision(execution: Execution) -> None:
+    """Raises UserError for anything but float32: updates are a few small products whose differences matter."""
+    if execution.precision != "float32":
+        raise UserError(f"DIAYN trains in float32, not {execution.precision}: leave out --precision")
+
+
 def build(
     configs: Sequence[Config], seeds: Sequence[int], needs: Sequence[Mapping[str, Path]], execution: Execution
 ) -> Skills:
     """The module of a stack of runs as their training begins."""
     config = configs[0]
+    check_precision(execution)
     if any(len(each) != len(seeds_of(config, 0)) for each in map(seeds_of, configs, seeds)):
         raise ValueError("runs of a stack have equally many members")
     members = [each for run, seed in zip(configs, seeds, strict=True) for each in seeds_of(run, seed)]

@@ -156,11 +156,12 @@ class TanhMixture(StackedMLP):
 class Agent(nn.Module):
     """All networks of S members: the policy, critics, the classifier, p(z) and the scaling of observations.
 
-    policy: pi(a|s,z). critic: Q, twice with variant "twin" (members 0..S-1, then the second Qs); critic_target its slow
-    copy; value, value_target: V with variant "v2018". classifier: log q(z|s). prior: [S, K], p(z).
+    policy: pi(a|s,z). critic: Q, twice with variant "twin" (members 0..S-1, then the second Qs); value: V with variant
+    "v2018", else None. classifier: log q(z|s). prior: [S, K], p(z). Their slow copies are the `Learner`'s.
     """
 
     prior: Tensor
+    features: Tensor
     center: Tensor
     scale: Tensor
 
@@ -185,7 +186,8 @@ class Agent(nn.Module):
         self.register_buffer("prior", torch.full((members, config.skills), 1 / config.skills))
         self.register_buffer("center", torch.zeros(members, 1, observation_size))
         self.register_buffer("scale", torch.ones(members, 1, observation_size))
-        self._features = list(config.features)
+        # A tensor, since indexing with a list copies it to the device each time, which no CUDA graph records.
+        self.register_buffer("features", torch.tensor(config.features, dtype=torch.int64), persistent=False)
 
     @property
     def noise_size(self) -> int:
@@ -214,7 +216,7 @@ class Agent(nn.Module):
 
     def classified(self, scaled: Tensor) -> Tensor:
         """What of a scaled observation the classifier reads."""
-        return scaled[..., self._features] if self._features else scaled
+        return scaled.index_select(-1, self.features) if self.config.features else scaled
 
     def log_q(self, observation: Tensor) -> Tensor:
         """log q(z|s), [S, N, K]; observation: s, or s' with classifier_input "next"."""

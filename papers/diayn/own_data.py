@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field, fields
 from importlib.util import find_spec
 from math import log
 from pathlib import Path
+from traceback import walk_tb
 from typing import TYPE_CHECKING, Any
 
 from common.curves import read_rows
@@ -94,6 +95,8 @@ def read_info(folder: Path) -> ModelInfo:
     if missing := {"observation_size", "action_size", "config"} - set(document):
         raise UserError(f"{path} is damaged (without {', '.join(sorted(missing))}): train again")
     settings = document["config"]
+    if not isinstance(settings, dict):
+        raise UserError(f"{path} holds no model: give the --out folder of papers.diayn.train")
     known = {entry.name for entry in fields(ModelInfo)}
     values = {name: value for name, value in document.items() if name in known}
     values.setdefault("env", settings.get("env", ""))
@@ -101,9 +104,9 @@ def read_info(folder: Path) -> ModelInfo:
     return ModelInfo(**{**values, "returns": tuple(values.get("returns", ()))})
 
 
-def load_skills(folder: Path | str, device: str = "cpu") -> tuple["Agent", ModelInfo]:
+def load_skills(folder: Path | str, device: str = "cpu", module: str = "") -> tuple["Agent", ModelInfo]:
     """The frozen skills of a folder, without gradients, and what is known of them; imports the module that registers
-    their environment. Also of a run of the experiments.
+    their environment, or `module` in its place. Also of a run of the experiments.
 
     UserError in one line for a folder without a model and for missing or damaged files.
     """
@@ -118,13 +121,13 @@ def load_skills(folder: Path | str, device: str = "cpu") -> tuple["Agent", Model
             raise UserError(f"{folder} has no {name}: train again")
     try:
         agent = load_agent(folder)[0]
-    except (SafetensorError, RuntimeError, ValueError, KeyError, TypeError) as error:
+    except (SafetensorError, RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
         cause = " ".join(str(error).split())[:100]
         raise UserError(f"the weights in {folder} are damaged or not of this model ({cause}): train again") from None
     if agent.members > 1:
         raise UserError(f"{folder} holds {agent.members} agents that learnt a task each, and no skills")
-    if info.module:
-        import_module(info.module)
+    if registering := module or info.module:
+        import_module(registering)
     return agent.to(device), info
 
 
@@ -151,12 +154,25 @@ def import_module(name: str) -> None:
 def environments_of(config: Config, seed: int = 0, copies: int = 1) -> "Environments":
     """Copies of the environment on the processor.
 
-    UserError for an id that nobody registered, for one whose observations or actions are no boxes, and for one whose
-    episodes never end.
+    UserError for an id that nobody registered, for one that cannot be made without arguments or whose class is not
+    where its entry point says, for one whose observations or actions are no boxes, and for one whose episodes never
+    end.
     """
+    import gymnasium
+
     from papers.diayn.environments import make_environments
 
-    return make_environments(config, [seed], copies, "cpu")
+    try:
+        return make_environments(config, [seed], copies, "cpu")
+    except (TypeError, AttributeError) as error:
+        if all(frame.f_code is not gymnasium.make.__code__ for frame, _ in walk_tb(error.__traceback__)):
+            # Made it was: the environment has a bug, whose traceback is of use.
+            raise
+        cause = " ".join(str(error).split())
+        raise UserError(
+            f"environment '{config.env}' cannot be made: {cause}; give gymnasium.register an entry_point that exists, "
+            "and all arguments that it needs as kwargs (--debug shows the traceback)"
+        ) from error
 
 
 def fingerprint(config: Config, module: str) -> str:
@@ -238,9 +254,11 @@ def run(config: Mapping[str, Any], folder: Folder, needs: Mapping[str, Path]) ->
     except MemoryError:
         raise UserError("the memory is not enough: lower --buffer_size, --batch_size or --width") from None
     except RuntimeError as error:
-        if type(error).__name__ != "OutOfMemoryError":
+        on_gpu = type(error).__name__ == "OutOfMemoryError"
+        if not on_gpu and "DefaultCPUAllocator" not in str(error):
             raise
-        raise UserError("the GPU's memory is not enough: lower --buffer_size, --batch_size or --width") from None
+        which = "GPU's memory" if on_gpu else "memory"
+        raise UserError(f"the {which} is not enough: lower --buffer_size, --batch_size or --width") from None
     # What the progress display shows of a finished run comes first.
     first = ("accuracy", "mutual_information", "return_max")
     metrics = {**{name: metrics[name] for name in first if name in metrics}, **metrics}

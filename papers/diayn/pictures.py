@@ -20,6 +20,7 @@ from common.report.pictures import Picture
 from common.report.plots import HUES, INK, MUTED, STYLES, method_styles
 from common.report.text import slug
 from papers.diayn.config import Config
+from papers.diayn.downstream_claims import STANDING_STILL
 from papers.diayn.gallery import (
     SHOWN_SKILLS,
     Run,
@@ -39,8 +40,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 SAMPLES = "environment steps"
-STANDING_STILL = -16.0
-"""Mean return over the 25 goals of the box of staying at its centre, exactly (spec 12.11)."""
 NUMBER_OF_SKILLS = re.compile(r"(?:^|-)k-?(\d+)(?:-|$)")
 PAPERS_ALPHA = 0.1
 MIDDLE = "k20"
@@ -231,7 +230,7 @@ def entropy_weight(runs: Sequence[Run]) -> Picture | None:
         legend_below(axes)
     caption = (
         "The compromise that the entropy's weight makes: small weights give skills that are told apart but see little "
-        "of the plane, large ones cover it and cannot be told apart. Pale: seeds; joined: their means."
+        "of the plane, large ones cover it, and the largest cannot be told apart. Pale: seeds; joined: their means."
     )
     return Picture("entropy-weight", caption, figure)
 
@@ -274,8 +273,8 @@ def _information(env: str, lines: Mapping[tuple[int, float], Sequence[Run]]) -> 
         steps_axis(axes)
     legend_below(left, columns=2)
     caption = (
-        f"The paper's Figure 12, in {name}: while skills become easier to tell apart, the policy's entropy levels off; "
-        "with a smaller alpha, its weight, it goes on falling. Dotted: the most that so many skills can give. Lines: "
+        f"The paper's Figure 12, in {name}: while skills become easier to tell apart, the policy's entropy stays "
+        "well above that with a smaller alpha, its weight. Dotted: the most that so many skills can give. Lines: "
         "means over seeds; bands: 95 % intervals."
     )
     return Picture(f"information-{slug(name)}", caption, figure)

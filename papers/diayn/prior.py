@@ -47,5 +47,4 @@ class SkillPrior(nn.Module):
 
 def draw_skill(prior: Tensor, uniform: Tensor) -> Tensor:
     """z ~ p(z): prior [S, K], uniform [S, N] -> int64 [S, N]."""
-    shares = prior.cumsum(-1)[:, None]
-    return (uniform[..., None] >= shares).sum(-1).clamp(max=prior.shape[-1] - 1)
+    return method.choose(prior[:, None], uniform)

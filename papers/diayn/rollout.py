@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -79,7 +80,7 @@ def read_states(path: Path, size: int) -> np.ndarray:
         raise UserError(f"--imitate {path}: there is no such file")
     try:
         states = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, OSError):
+    except (ValueError, EOFError, OSError, BadZipFile):  # a file that begins with PK is read as a zip
         raise UserError(f"--imitate {path} is no .npy file of numbers: write one with numpy.save") from None
     if not isinstance(states, np.ndarray) or states.dtype.kind not in "fiu" or states.ndim != 2 or not len(states):
         raise UserError(f"--imitate {path}: give an array of numbers [T, {size}], one row for each state")
@@ -108,12 +109,12 @@ def build_parser() -> Any:
         "--out", default=None, type=str | None, help="folder for pictures and skills.json (required but with --imitate)"
     )
     add("--skills", default="", type=str, help="which, e.g. 0,3; default all")
-    add("--episodes", default=EPISODES, type=int, help="of each skill; the first one is filmed")
+    add("--episodes", default=EPISODES, type=int, help="of each skill, plotted and counted; a film is of one more")
     add("--deterministic", action="store_true", help="the policy's mean instead of a draw from it")
     add("--seed", default=0, type=int, help="of starts and actions")
     add("--steps", default=0, type=int, help="after which an episode is cut; 0 for the environment's limit")
     add("--env", default=None, type=str | None, help="another environment with the same observations and actions")
-    add("--import", default="", type=str, help="module that registers the environment, if not the training's")
+    add("--import", default="", type=str, help="module that registers the environment, in place of the training's")
     add("--format", default="gif", help="a moving GIF, or a PNG with key frames (gif, png)")
     add(
         "--fps", default=None, type=int | None, help="pictures a second of a GIF; default as fast as the environment is"
@@ -153,14 +154,10 @@ def _skills(text: str, count: int) -> list[int]:
     return list(dict.fromkeys(skills)) or list(range(count))
 
 
-def _config(agent: "Agent", info: ModelInfo, env: str | None, module: str) -> Config:
+def _config(agent: "Agent", info: ModelInfo, env: str | None) -> Config:
     """The settings with which the environment is made; UserError where it is not one that the skills can act in."""
     from dataclasses import replace
 
-    from papers.diayn.own_data import import_module
-
-    if module:
-        import_module(module)
     config = replace(agent.config, env=env or info.env, tasks="own", observe_goal=False)
     found = environments_of(config)
     for what, has, wants in (
@@ -237,7 +234,7 @@ def command(arguments: Sequence[str] | None = None) -> int:
         # MuJoCo asks when it is imported, and would otherwise look for a screen.
         os.environ.setdefault("MUJOCO_GL", "egl")
     _check(parsed)
-    agent, info = load_skills(parsed.model)
+    agent, info = load_skills(parsed.model, module=parsed["import"])
     chosen = _skills(parsed.skills, agent.config.skills)
     if parsed.imitate:
         best, posterior = imitate(agent, read_states(Path(parsed.imitate), agent.observation_size))
@@ -247,7 +244,7 @@ def command(arguments: Sequence[str] | None = None) -> int:
             chosen = [best]
     if not parsed.out:
         return 0
-    config, out = _config(agent, info, parsed.env, parsed["import"]), Path(parsed.out)
+    config, out = _config(agent, info, parsed.env), Path(parsed.out)
     rows, reason = write_all(agent, config, chosen, out, parsed)
     best_row = select(rows)
     write_json(

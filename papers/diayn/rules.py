@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from common.claims import Quantity, Rule, Run, RunMetrics, TrainGate, difference, ratio, worst
-from common.quantities import divide
+from common.quantities import Better, divide
 
 ACCURACY, INFORMATION, EFFECTIVE = "accuracy", "mutual_information", "effective_skills"
 ENTROPY, COVERAGE = "policy_entropy", "coverage"
@@ -42,9 +42,9 @@ def between(quantity: Quantity, low: float, high: float, data: str, seeds: int, 
     )  # fmt: skip
 
 
-def full(rule: Rule, paper_value: float | None = None) -> Rule:
+def full(rule: Rule, paper_value: float | None = None, paper_runs: int = 1) -> Rule:
     """The same rule on the paper's environment and schedule; one run in the paper, where it says nothing else."""
-    return replace(rule, stand_in=False, paper_protocol=True, paper_value=paper_value, paper_runs=1)
+    return replace(rule, stand_in=False, paper_protocol=True, paper_value=paper_value, paper_runs=paper_runs)
 
 
 def short(rule: Rule) -> Rule:
@@ -89,6 +89,11 @@ def of_margin(quantity: Quantity, margin: float) -> Quantity:
         function=lambda metrics: divide(quantity.function(metrics), margin),
         unit="of the margin",
     )
+
+
+def together(*quantities: Quantity, better: Better) -> Quantity:
+    """The worst of quantities of several units, each with its own margin already subtracted."""
+    return worst(*(replace(quantity, unit="beyond its margin") for quantity in quantities), better=better)
 
 
 def spread(runs: Sequence[Run], metric: str) -> Quantity:

@@ -76,7 +76,7 @@ class GymEnvironments(Environments):
             torch.tensor(bound.ravel(), dtype=torch.float64) for bound in (observations.low, observations.high)
         )
         bounded = bool((low > -UNBOUNDED).all() and (high < UNBOUNDED).all())
-        for name, value in (("center", (high + low) / 2), ("half_range", (high - low) / 2)):
+        for name, value in (("center", (high + low) / 2), ("half_range", torch.where(high > low, (high - low) / 2, 1))):
             self.register_buffer(name, value.float().to(self._device) if bounded else None, persistent=False)
         if config.observe_goal:
             self.context_size = np.size(first.reset(seed=0)[1].get("context", ()))
@@ -120,7 +120,8 @@ class GymEnvironments(Environments):
             mask = which[place].copy()
             if mask.any():
                 seeds = [
-                    stream.derived_seed(int(episode)) if chosen else None
+                    # 31 bits: NumPy's older generators, which some environments seed with it, take no more.
+                    stream.derived_seed(int(episode)) >> 32 if chosen else None
                     for stream, episode, chosen in zip(self._streams[place], self._episode[place], mask, strict=True)
                 ]
                 observation, info = vector.reset(seed=seeds, options={"reset_mask": mask})
@@ -147,7 +148,7 @@ class GymEnvironments(Environments):
 
     def step(self, action: Tensor, draws: Mapping[str, Tensor]) -> Outcome:
         """One step of every copy."""
-        given = action.detach().to("cpu", torch.float64).numpy().reshape(-1, self.action_size)
+        given = action.detach().cpu().double().numpy().reshape(-1, self.action_size)
         # float64 until the end, so that the bounds themselves are met exactly.
         scaled = np.clip(self._low + (given + 1) / 2 * (self._high - self._low), self._low, self._high)
         own = scaled.astype(self._action_dtype).reshape(-1, *self._action_shape)

@@ -35,7 +35,6 @@ HELP = {
     "copies": "of the environment, side by side; a step acts once in each",
     "horizon": "steps after which an episode is cut, which is no termination; 0 for the environment's own limit",
     "positions": "MuJoCo's robots observe where they are (x, of some y too), so that skills may differ in that",
-    "observe_goal": "append the task's progress to the observation, where the environment has any",
     "observation_scale": "observations as they are, by their declared range, or by their running mean and deviation; "
     "matters where their sizes differ (the paper has none)",
     "skills": "how many, K; few for a small environment (paper: 50)",
@@ -67,7 +66,7 @@ HELP = {
     "cuda_graph": "on a GPU, replay an update as one graph",
 }
 FLAGS = [setting for setting in fields(Config) if setting.name in HELP]
-"""The settings of `Config` but those of the experiments on tasks."""
+"""The settings of `Config` but those of the experiments on tasks, whose goals skills do not see."""
 
 ADVICE = "lower --learning_rate (it was {:g}), or give --observation_scale running"
 
@@ -156,11 +155,14 @@ def learn(
 ) -> dict[str, Any] | int:
     """Learn skills in an environment, as the command does; resumes what the folder `out` holds of the same training.
 
-    env: a gymnasium id, which `module` registers when imported (or the caller has). settings: any of `Config`'s.
+    env: a gymnasium id, which `module` registers when imported (or the caller has). settings: any of FLAGS.
     Returns what `out/model.json` says (`own_data.ModelInfo`), or of a training that was stopped (Ctrl-C, time_limit) an
     exit status. UserError for everything the user can mend.
     """
     out, console = Path(out), console or Console()
+    known = [setting.name for setting in FLAGS]
+    if unknown := [name for name in settings if name not in known]:
+        raise UserError(f"skills have no setting '{unknown[0]}'; there is {', '.join(known)}")
     asked = SimpleNamespace(
         device=device,
         precision="float32",

@@ -62,7 +62,8 @@ def test_gates_of_the_stand_ins_are_the_specs():
         "C2.k6": (3, 0),
         "C3": (0.666, 0),
         "C3.range": (5, 1),
-        "C4": (25, 25),
+        "C4": (0, 0),
+        "C4.kept": (25, 25),
         "C4.fixed": ((49.99, 50.01), None),
         "C4.accuracy": (0, 0),
         "C5": (0, 0),
@@ -72,7 +73,8 @@ def test_gates_of_the_stand_ins_are_the_specs():
         "C6.sac": (0, 0),
         "C8": (0, 0),
         "C8.untrained": (0, 0),
-        "C9": (0, 0),
+        "C9": (1, 0),
+        "C9.rise": (0, 0),
         "C9.entropy": (1.5, 0),
         "C10": (0, 0),
         "C10.point": (0, 0),
@@ -88,7 +90,8 @@ def test_gates_of_the_stand_ins_are_the_specs():
         "C16": (0.25, 0.25),
     }
     assert "minus 3" in RULES["C6"]["quick"].quantity.text and "minus 10" in RULES["C6"]["quick"].quantity.text
-    assert "minus 0.6" in RULES["C12"]["quick"].quantity.text and "minus 0.25" in RULES["C12"]["quick"].quantity.text
+    assert all(f"minus {gate}" in RULES["C12"]["quick"].quantity.text for gate in ("0.6", "0.25", "1.11111"))
+    assert "minus 25" in RULES["C4"]["quick"].quantity.text and "over 1.5" in RULES["C9"]["quick"].quantity.text
 
 
 # ---------------------------------------------------------------- verdicts
@@ -115,7 +118,7 @@ def believed(experiment: str, method: str) -> dict[str, float]:
         errors = {"upright": 0.3, "flip": 0.5, "faceplant": 0.3, "handstand": 1.4}
         return {f"{pose}_error": e for pose, e in errors.items()} | {f"{pose}_random_error": 1.5 for pose in errors}
     if experiment == "best-skill":
-        trained = 1.0 + 99.0 * ("untrained" not in method)
+        trained = 1.0 + 1499.0 * ("untrained" not in method)
         return {"selected_return": trained, "median_return": trained / 2}
     if experiment == "gridworld":
         return {"partition_best": 1.0, "gap_ratio": 1.0}

@@ -190,3 +190,24 @@ def test_critics_that_were_trained_bring_targets_with_them(variant):
     for ours, source in same:
         assert all(torch.equal(a, b) for a, b in zip(ours.tensors(), source.tensors(), strict=True))
     assert torch.equal(policy, learner.agent.policy.tensors()[0])
+
+
+@pytest.mark.parametrize("variant", ["twin", "v2018"])
+def test_permuting_skill_ids_leaves_all_losses_invariant_16(variant):
+    learner, permuted = make(variant=variant), make(variant=variant)
+    order = torch.tensor([2, 0, 1])
+    back = order.argsort()
+    with torch.no_grad():
+        learner.agent.prior.copy_(torch.tensor([[0.5, 0.3, 0.2]]))
+        permuted.agent.prior.copy_(learner.agent.prior[:, back])
+        networks = (permuted.agent.policy, permuted.agent.critic, permuted.agent.value, permuted.critic_target)
+        for network in (*networks, permuted.value_target):
+            if network is not None:  # the one-hot follows the observation's four entries
+                network.tensors()[0][:, 4:7] = network.tensors()[0][:, 4:7][:, back]
+        for tensor in permuted.agent.classifier.tensors()[-2:]:
+            tensor.copy_(tensor[..., back])
+    batch, noise = batch_of(learner)
+    expected = learner.gradients(batch, noise)
+    found = permuted.gradients(batch._replace(skill=order[batch.skill]), noise)
+    assert found.keys() == expected.keys()
+    assert all(torch.allclose(found[name], loss) for name, loss in expected.items())

@@ -8,10 +8,11 @@ import torch
 
 from common.capture import StepGraph
 from common.curves import read_rows
+from common.errors import UserError
 from common.runs import Execution, RunSpec, execute, read_record
 from papers.diayn.config import Config
 from papers.diayn.module import Skills, area, build
-from papers.diayn.networks import load_agent, split_states
+from papers.diayn.networks import load_agent, save_agent, split_states
 from tests import faults, toy
 from tests.common.test_capture import FakeCapture
 from tests.faults import Fault
@@ -108,6 +109,52 @@ def test_a_stack_trains_each_run_as_alone() -> None:
         stack.step = alone.step
         assert alone.evaluate()[0]["accuracy"] == pytest.approx(stack.evaluate()[i]["accuracy"])
     assert len({round(value["mutual_information"], 6) for value in values}) == 4  # all differ
+
+
+def test_evaluations_in_gymnasium_do_not_depend_on_the_stack() -> None:
+    changes = {**CHANGES["mujoco"], "evaluation_rollouts": 7}  # 21 episodes: more than are played at a time
+    configs = [config_of(**changes), config_of(alpha=0.5, **changes)]
+    stacked = module_of(configs, [1, 2]).evaluate()
+    for config, seed, expected in zip(configs, (1, 2), stacked, strict=True):
+        assert module_of([config], [seed]).evaluate()[0] == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("skilled", "tuned", "message"),
+    [
+        ({"width": 16}, {}, "has width 8, its skills 16"),
+        ({"observation_scale": "range"}, {}, "has observation_scale none, its skills range"),
+        ({"env": "DIAYN/Point-v0"}, {}, "another environment: its observation_size"),
+    ],
+)
+def test_only_skills_of_the_same_networks_are_fine_tuned(
+    skilled: dict[str, Any], tuned: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    save_agent(module_of([config_of(**skilled)], [0]).agent, tmp_path)
+    config = config_of(reward="task", tasks="goals", pretrained="all", **tuned)
+    with pytest.raises(UserError, match=message):
+        build([config], [0], [{"skills": tmp_path}], Execution())
+
+
+def test_fine_tuning_starts_from_the_skill_s_networks_and_scale(tmp_path: Path) -> None:
+    skilled = module_of([config_of(env="DIAYN/Waypoints-v0", observation_scale="running")], [0])
+    skilled.training_step((0, 8))
+    save_agent(skilled.agent, tmp_path)
+    config = config_of(env="DIAYN/Waypoints-v0", observation_scale="running", reward="task", pretrained="all")
+    module = build([config], [0], [{"skills": tmp_path}], Execution())
+    assert torch.equal(module.agent.center, skilled.agent.center) and module.agent.center.any()
+    for name in ("policy", "critic"):
+        ours, its = getattr(module.agent, name), getattr(skilled.agent, name)
+        assert all(torch.equal(a, b) for a, b in zip(ours.tensors(), its.tensors(), strict=True))
+    module.configure_optimizers()
+    module.on_fit_start()
+    module.training_step((0, 4))
+    assert torch.equal(module.agent.center, skilled.agent.center)
+
+
+def test_only_float32_is_trained_in() -> None:
+    with pytest.raises(UserError, match="trains in float32, not bfloat16"):
+        build([config_of()], [0], [{}], Execution(precision="bfloat16"))
 
 
 def test_transitions_are_whole_and_belong_to_the_skill_that_acted() -> None:

@@ -62,9 +62,22 @@ class Named(Spring):
     observation_space = Dict(place=Box(-1, 1, (2,)))
 
 
+class Stiff(Spring):
+    def __init__(self, stiffness):
+        self.stiffness = stiffness
+
+
+class Torn(Spring):
+    def reset(self, *, seed=None, options=None):
+        return self.length, {}
+
+
 gymnasium.register("Tests/Spring-v0", Spring, max_episode_steps=15)
 gymnasium.register("Tests/Endless-v0", Spring)
 gymnasium.register("Tests/Named-v0", Named, max_episode_steps=15)
+gymnasium.register("Tests/Stiff-v0", Stiff, max_episode_steps=15)
+gymnasium.register("Tests/Misspelt-v0", f"{__name__}:Sprig", max_episode_steps=15)
+gymnasium.register("Tests/Torn-v0", Torn, max_episode_steps=15)
 """
 
 
@@ -198,8 +211,18 @@ def test_settings_follow_from_steps_and_copies() -> None:
 
 
 def test_every_setting_of_skills_has_a_flag() -> None:
-    beyond = {"env", "tasks", "reward", "bonus", "draw", "pretrained"}
+    # env is an argument of its own; the others are of experiments on tasks, whose progress (observe_goal) skills do not
+    # see: they and the classifier read the observation alone.
+    beyond = {"env", "tasks", "reward", "bonus", "draw", "pretrained", "observe_goal"}
     assert {setting.name for setting in train.FLAGS} == set(vars(Config())) - beyond == set(train.HELP)
+
+
+@pytest.mark.parametrize("name", ["pretrained", "observe_goal", "wings"])
+def test_learn_names_a_setting_that_skills_do_not_have(name: str, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {name: "all"}
+    with pytest.raises(UserError, match=f"^skills have no setting '{name}'; there is copies, horizon, ") as caught:
+        train.learn("DIAYN/Box-v0", tmp_path / "model", **settings)
+    assert "\n" not in str(caught.value) and not (tmp_path / "model").exists()
 
 
 # ---------------------------------------------------------------- what is wrong is one line
@@ -212,6 +235,8 @@ def test_every_setting_of_skills_has_a_flag() -> None:
         ("CartPole-v1", (), "Discrete"),
         ("Tests/Named-v0", ("--import", MODULE), "Dict"),
         ("Tests/Endless-v0", ("--import", MODULE, "--horizon", 0), "--horizon"),
+        ("Tests/Stiff-v0", ("--import", MODULE), "'Tests/Stiff-v0' cannot be made: "),
+        ("Tests/Misspelt-v0", ("--import", MODULE), "has no attribute 'Sprig'; give gymnasium.register an entry_point"),
         ("DIAYN/Box-v0", ("--import", "no_such_env"), "--import no_such_env: there is no such module"),
         ("DIAYN/Box-v0", ("--import", "no.such_env"), "there is no such module"),
         (
@@ -228,6 +253,7 @@ def test_every_setting_of_skills_has_a_flag() -> None:
         ("DIAYN/Box-v0", ("--alpha", -1), "alpha must be a number from 0 up"),
         ("DIAYN/Box-v0", ("--device", "abacus"), "abacus"),
         ("DIAYN/Box-v0", ("--wings", 2), "--wings"),
+        ("DIAYN/Box-v0", ("--observe_goal", "true"), "--observe_goal"),
         ("Hopper-v5", ("--observation_scale", "range"), "Hopper-v5 declares no range of its observations"),
     ],
 )
@@ -235,6 +261,17 @@ def test_wrong_training(env: str, more: tuple, message: str, files: Path, tmp_pa
     status, out, err = run(train.command, *arguments_of(files, env, tmp_path / "model", *more))
     assert (status, out) == (2, "") and message in err and err.count("\n") == 1
     assert not (tmp_path / "model").exists()
+
+
+def test_a_bug_of_the_environment_keeps_its_traceback(files: Path, tmp_path: Path) -> None:
+    with pytest.raises(AttributeError, match="length"):
+        train.command(arguments_of(files, "Tests/Torn-v0", tmp_path / "model", "--import", MODULE))
+
+
+def test_too_little_memory_is_one_line(files: Path, tmp_path: Path, run: Run) -> None:
+    more = ("--batch_size", 10**14)
+    status, _, err = run(train.command, *arguments_of(files, "DIAYN/Box-v0", tmp_path / "model", *more))
+    assert (status, err) == (2, "error: the memory is not enough: lower --buffer_size, --batch_size or --width\n")
 
 
 def test_wrong_folders(files: Path, tmp_path: Path, run: Run) -> None:

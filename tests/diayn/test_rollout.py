@@ -1,6 +1,8 @@
 """`papers.diayn.rollout`: films, plots, the table of skills, and imitation."""
 
 import json
+import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -138,6 +140,29 @@ def test_an_environment_that_cannot_render_is_plotted(
     assert row["return_mean"] == row["length_mean"] <= 12
 
 
+def test_an_environment_whose_first_picture_fails_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed = []
+
+    class Dark(Blind):
+        def __init__(self, render_mode: str | None = None):
+            self.render_mode, self.metadata = render_mode, {"render_modes": ["rgb_array"]}
+
+        def render(self) -> None:
+            raise RuntimeError("no light")
+
+        def close(self) -> None:
+            closed.append(self.render_mode)
+            if self.render_mode:
+                raise RuntimeError("no light to close either")
+
+    spec = gymnasium.envs.registration.EnvSpec("Tests/Dark-v0", Dark, max_episode_steps=12)
+    monkeypatch.setitem(gymnasium.registry, "Tests/Dark-v0", spec)
+    with films.open_camera(Config(env="Tests/Dark-v0")) as camera:
+        assert camera.env is None and camera.reason.endswith("cannot be rendered here (RuntimeError: no light)")
+        # None: the one that is only asked whether it can draw.
+        assert closed == [None, "rgb_array"]
+
+
 def test_no_opengl_is_one_line(car: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from papers.diayn import simulators
 
@@ -191,6 +216,7 @@ def test_the_skill_of_an_expert(box: Path, tmp_path: Path, run: Run) -> None:
         (("--import", "no_such_env"), "--import no_such_env: there is no such module"),
         (("--imitate", "none.npy"), "--imitate none.npy: there is no such file"),
         (("--imitate", "text.npy"), "--imitate text.npy is no .npy file of numbers"),
+        (("--imitate", "zip.npy"), "--imitate zip.npy is no .npy file of numbers"),
         (("--imitate", "flat.npy"), "give an array of numbers [T, 2]"),
         (("--imitate", "wide.npy"), "its states have 3 numbers, and the model's 2"),
         (("--imitate", "nan.npy"), "holds numbers that are not finite"),
@@ -202,6 +228,7 @@ def test_wrong_rollouts(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "text.npy").write_text("no array")
+    (tmp_path / "zip.npy").write_bytes(b"PK\x03\x04 and no more")
     for name, array in (("flat", np.zeros(4)), ("wide", np.zeros((4, 3))), ("nan", np.full((4, 2), np.nan))):
         np.save(tmp_path / f"{name}.npy", array)
     status, out, err = run(rollout.command, "--model", box, "--out", "seen", *more)
@@ -225,6 +252,10 @@ def test_a_folder_without_a_model(box: Path, tmp_path: Path, run: Run) -> None:
     assert "damaged" in answer()
     (model / "settings.json").write_text("{}")
     assert "is damaged (without action_size, config, observation_size): train again" in answer()
+    (model / "settings.json").write_text(json.dumps({**json.loads(settings), "config": []}))
+    assert "settings.json holds no model: give the --out folder of papers.diayn.train" in answer()
+    (model / "model.json").write_text(settings)
+    assert "damaged or not of this model" in answer()
     (model / "model.json").write_text(json.dumps({"schema_version": 9}))
     assert "schema version 9" in answer()
     (model / "run.json").write_text("{}")
@@ -238,6 +269,23 @@ def test_a_folder_without_a_model(box: Path, tmp_path: Path, run: Run) -> None:
     assert status == 2 and "holds 25 agents that learnt a task each" in err
     assert run(rollout.command, "--out", tmp_path)[2].startswith("error: --model is missing")
     assert run(rollout.command, "--model", box)[2].startswith("error: --out is missing")
+
+
+def test_import_stands_in_for_the_trainings_module(
+    box: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = json.loads((box / "settings.json").read_text())
+    model = tmp_path / "model"
+    shutil.copytree(box, model)
+    (model / "model.json").write_text(json.dumps({**known, "module": "module_of_old"}))
+    (tmp_path / "module_of_today.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    command = ("--model", model, "--out", tmp_path / "seen", "--episodes", 1, "--format", "png", "--skills", "0")
+    status, _, err = run(rollout.command, *command)
+    assert status == 2 and "module_of_old: there is no such module" in err
+    assert run(rollout.command, *command, "--import", "module_of_today")[0] == 0
+    assert "module_of_today" in sys.modules
+    monkeypatch.delitem(sys.modules, "module_of_today")
 
 
 def test_a_run_of_the_experiments_is_a_model_too(box: Path) -> None:
