@@ -24,7 +24,7 @@ PRESETS = (
     Preset(
         "cpu",
         full_scale.CPU,
-        cost="hours on 2 cores (estimated)",
+        cost="about an hour and a half on 2 cores",
         description="HalfCheetah, Hopper, inverted pendulum, gymnasium's mountain car; small networks",
     ),
     Preset(

@@ -182,9 +182,11 @@ def learn(
         chosen = settings_of({**settings, "env": env}, execution.device)
     except ValueError as error:
         raise UserError(str(error)) from None
-    if chosen.skills < 2 or chosen.steps < 1:
-        name, least = ("skills", 2) if chosen.skills < 2 else ("steps", 1)
-        raise UserError(f"--{name} must be at least {least}, not {getattr(chosen, name)}")
+    for name, least in (("skills", 2), ("steps", 1), ("updates", 1)):
+        if getattr(chosen, name) < least:
+            raise UserError(f"--{name} must be at least {least}, not {getattr(chosen, name)}")
+    if chosen.learning_starts > (total := chosen.steps * chosen.copies):
+        raise UserError(f"--learning_starts {chosen.learning_starts} is more than all {total} transitions: lower it")
     found = environments_of(chosen, seed)
     size = found.observation_size
     if chosen.observation_scale == "range" and found.half_range is None:

@@ -248,6 +248,8 @@ def test_learn_names_a_setting_that_skills_do_not_have(name: str, tmp_path: Path
         ("DIAYN/Box-v0", ("--features", "x"), "--features x: give numbers of observations with commas"),
         ("DIAYN/Box-v0", ("--skills", 1), "--skills must be at least 2, not 1"),
         ("DIAYN/Box-v0", ("--steps", 0), "--steps must be at least 1, not 0"),
+        ("DIAYN/Box-v0", ("--updates", 0), "--updates must be at least 1, not 0"),
+        ("DIAYN/Box-v0", ("--learning_starts", 10**6), "is more than all"),
         ("DIAYN/Box-v0", ("--threads", 0), "--threads must be at least 1"),
         ("DIAYN/Box-v0", ("--variant", "v2030"), "no variant 'v2030'; there is twin, v2018"),
         ("DIAYN/Box-v0", ("--alpha", -1), "alpha must be a number from 0 up"),
