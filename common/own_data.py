@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -43,6 +44,19 @@ def execution_of(parsed: Any) -> Execution:
 
     torch.set_num_threads(execution.threads)
     return execution
+
+
+def check_no_file(out: Path) -> None:
+    """Raises UserError where `out`, or a folder above it, is a file."""
+    if blocked := [path for path in (out, *out.parents) if path.is_file()]:
+        raise UserError(f"--out {out}: {blocked[0]} is a file: choose a folder")
+
+
+def check_out(out: Path) -> None:
+    """Raises UserError where a training cannot have `out` as its folder: it is a file, or holds something else."""
+    check_no_file(out)
+    if out.is_dir() and any(out.iterdir()) and not (out / "config.json").exists():
+        raise UserError(f"--out {out} holds other files: choose a new or an empty folder")
 
 
 def differences(spec: RunSpec) -> str:

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from common.command import parse
 from common.errors import UserError, main
-from common.own_data import PLAIN, execution_of, finish, options_of
+from common.own_data import PLAIN, check_out, execution_of, finish, options_of
 from common.runs import Data, Execution, RunSpec
 from papers.coordconv.own_data import CHOICES, Config, Parts, fingerprint, split
 
@@ -117,10 +117,7 @@ def _check(parsed: Any) -> Config:
         raise UserError(f"--images {images} is not a folder: give the folder of the images that the table names")
     if images.resolve() in (out.resolve(), *out.resolve().parents):
         raise UserError(f"--out {out} lies inside the folder of images: choose another")
-    if out.exists() and not out.is_dir():
-        raise UserError(f"--out {out} is a file: choose a folder")
-    if out.is_dir() and any(out.iterdir()) and not (out / "config.json").exists():
-        raise UserError(f"--out {out} holds other files: choose a new or an empty folder")
+    check_out(out)
     return settings
 
 

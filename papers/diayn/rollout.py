@@ -17,6 +17,7 @@ import numpy as np
 from common.command import parse
 from common.errors import UserError, main
 from common.files import atomic_path, check_writable, write_json
+from common.own_data import check_no_file
 from papers.diayn.config import Config
 from papers.diayn.own_data import ModelInfo, environments_of, load_skills
 
@@ -139,8 +140,7 @@ def _check(parsed: Any) -> None:
             raise UserError(f"--{name} must be at least {least}, not {parsed[name]}")
     if parsed.out:
         out = Path(parsed.out)
-        if blocked := [path for path in (out, *out.parents) if path.is_file()]:
-            raise UserError(f"--out {out}: {blocked[0]} is a file: choose a folder")
+        check_no_file(out)
         check_writable(out)
 
 

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from common.command import parse
 from common.errors import UserError, main
-from common.own_data import PLAIN, execution_of, finish, options_of
+from common.own_data import PLAIN, check_out, execution_of, finish, options_of
 from common.runs import Data, Execution, RunSpec
 from papers.diayn.config import CHOICES, Config
 from papers.diayn.own_data import (
@@ -113,13 +113,6 @@ def _features(text: str) -> tuple[int, ...]:
         raise UserError(f"--features {text}: give numbers of observations with commas, such as 0,1") from None
 
 
-def _check_out(out: Path) -> None:
-    if blocked := [path for path in (out, *out.parents) if path.is_file()]:
-        raise UserError(f"--out {out}: {blocked[0]} is a file: choose a folder")
-    if out.is_dir() and any(out.iterdir()) and not (out / "config.json").exists():
-        raise UserError(f"--out {out} holds other files: choose a new or an empty folder")
-
-
 def make_spec(
     settings: Config, out: Path, seed: int, module: str, execution: Execution, tensorboard: bool = False
 ) -> RunSpec:
@@ -174,7 +167,7 @@ def learn(
     if threads < 1:
         raise UserError(f"--threads must be at least 1, not {threads}")
     options_of(asked).check()
-    _check_out(out)
+    check_out(out)
     if module:
         import_module(module)
     execution = execution_of(asked)

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from common.command import parse
 from common.errors import UserError, main
-from common.own_data import PLAIN, execution_of, finish, options_of
+from common.own_data import PLAIN, check_out, execution_of, finish, options_of
 from common.runs import Data, Execution, RunSpec
 from papers.mixmatch.config import CHOICES, Config
 from papers.mixmatch.own_data import fingerprint, scan
@@ -170,10 +170,7 @@ def _given(parsed: Any) -> dict[str, Any]:
 def _check_out(out: Path, data: Path) -> None:
     if out == data or data in out.parents:
         raise UserError(f"--out {out} lies inside the data folder, where it would be taken for images: choose another")
-    if out.exists() and not out.is_dir():
-        raise UserError(f"--out {out} is a file: choose a folder")
-    if out.is_dir() and any(out.iterdir()) and not (out / "config.json").exists():
-        raise UserError(f"--out {out} holds other files: choose a new or an empty folder")
+    check_out(out)
 
 
 def make_spec(parsed: Any, execution: Execution) -> RunSpec:

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from common.command import parse
 from common.errors import UserError, main
-from common.own_data import PLAIN, execution_of, finish, options_of
+from common.own_data import PLAIN, check_out, execution_of, finish, options_of
 from common.runs import Data, Execution, RunSpec
 from papers.sparse_transformer.config import CHOICES, Config
 from papers.sparse_transformer.own_data import CONTEXT, DEFAULTS, KINDS, RATE, UNITS, fingerprint, read, settings_of
@@ -143,12 +143,9 @@ def _check(parsed: Any) -> None:
     data, out = Path(parsed.data), Path(parsed.out)
     if not data.exists():
         raise UserError(f"--data {data}: there is no such file or folder")
-    if blocked := [path for path in (out, *out.parents) if path.is_file()]:
-        raise UserError(f"--out {out}: {blocked[0]} is a file: choose a folder")
     if data.is_dir() and data.resolve() in (out.resolve(), *out.resolve().parents):
         raise UserError(f"--out {out} lies inside the data folder, where it would be taken for data: choose another")
-    if out.is_dir() and any(out.iterdir()) and not (out / "config.json").exists():
-        raise UserError(f"--out {out} holds other files: choose a new or an empty folder")
+    check_out(out)
 
 
 def _settings(parsed: Any, corpus: "Corpus", device: str) -> Config:
